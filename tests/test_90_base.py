@@ -1,0 +1,66 @@
+from pathlm.base import *
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def test_errors():
+    # %% ../nbs/90_base.ipynb #354c5386
+    for error, builtin in (SettingError, ValueError), (UnknownModuleError, LookupError), (CheckpointError, OSError):
+        assert issubclass(error, PathlmError) and issubclass(error, builtin)
+
+
+def test_files_are_whole_or_absent():
+    # %% ../nbs/90_base.ipynb #8671ec86
+    def half(path):
+        path.write_text("half of")
+        raise KeyboardInterrupt
+
+    with tempfile.TemporaryDirectory() as d:
+        path = write_file(Path(d)/"note.txt", lambda p: p.write_text("whole"))
+        try: write_file(path, half)
+        except KeyboardInterrupt: pass
+        assert path.read_text() == "whole" and list(Path(d).iterdir()) == [path]
+
+
+def test_files_are_whole_or_absent_2():
+    # %% ../nbs/90_base.ipynb #34c7ad75
+    with tempfile.TemporaryDirectory() as d:
+        path = write_tensors(f"{d}/w.safetensors", {"W": torch.arange(6.).view(2, 3).T})
+        assert torch.equal(read_tensors(path)["W"], torch.arange(6.).view(2, 3).T)
+        path.write_bytes(path.read_bytes()[:-4])
+        for bad in path, f"{d}/absent.safetensors":
+            try: read_tensors(bad)
+            except CheckpointError as e: assert str(bad) in str(e)
+            else: raise AssertionError(f"{bad} was read")
+
+
+def test_files_are_whole_or_absent_3():
+    # %% ../nbs/90_base.ipynb #00af0642
+    with tempfile.TemporaryDirectory() as d:
+        assert output_folder(f"{d}/a/b").is_dir()
+        write_file(f"{d}/file", lambda p: p.touch())
+        try: output_folder(f"{d}/file/b")
+        except OutputError as e: assert f"{d}/file/b" in str(e)
+        else: raise AssertionError("a file was taken for a folder")
+
+
+def test_long_loops_resume():
+    # %% ../nbs/90_base.ipynb #7567780d
+    ran = []
+    def square(key):
+        if key == "3" and "3" not in ran and len(ran) == 2: raise KeyboardInterrupt
+        ran.append(key)
+        return {"square": int(key)**2}
+
+    with tempfile.TemporaryDirectory() as d:
+        path, jobs = Path(d)/"rows.jsonl", ["1", "2", "3", "4"]
+        try: list(resumable(jobs, square, path, {"power": 2}))
+        except KeyboardInterrupt: ran.append("stop")
+        with path.open("a") as f: f.write('{"key": "3", "squ')
+        rows = list(resumable(jobs, square, path, {"power": 2}))
+        again = list(resumable(jobs, square, path, {"power": 2}))
+        other = list(resumable(["1"], square, path, {"power": 3}))
+    assert ran == ["1", "2", "stop", "3", "4", "1"]
+    assert [r["square"] for r in rows] == [1, 4, 9, 16] and again == rows and other == rows[:1]

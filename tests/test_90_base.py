@@ -1,8 +1,7 @@
 from pathlm.base import *
-import json
-import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
+import tempfile
+import torch
 
 
 def test_errors():

@@ -1,6 +1,5 @@
-from pathlm.__init__ import *
+from pathlm import *
 import pathlm
-
 from pathlm.base import SettingError
 
 

@@ -1,0 +1,124 @@
+from pathlm.checkpoints import *
+from pathlib import Path
+import torch
+import pathlm
+from pathlm.base import CheckpointError
+from pathlm.base import OutputError
+from pathlm.base import read_json
+from pathlm.base import read_tensors
+from pathlm.base import write_json
+from pathlm.base import write_tensors
+import tempfile
+from pathlm.evaluate import stored_bytes
+from pathlm.linear import merge
+from pathlm.models import new_model
+from pathlm.spectral import decompose
+from pathlm.spectral import prune
+from transformers import GPT2Config
+from transformers import GPT2LMHeadModel
+
+
+def test_loading():
+    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    def check_round_trip(model, dtype):
+        ids = torch.arange(12)[None]
+        model = model.to(dtype).eval()
+        prune(model, decompose(model), rate=.75)
+        with tempfile.TemporaryDirectory() as d:
+            again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
+            assert read_json(f"{d}/model/pathlm.json")["recipe"] == {"rate": .75}
+            assert {p.name for p in Path(d).iterdir()} == {"model"}
+        assert forms_of(again) == forms_of(model) != {}
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+        assert torch.equal(again(ids).logits, model(ids).logits)
+
+    # %% ../nbs/50_checkpoints.ipynb #75b426ce
+    for model in tiny_models(): check_round_trip(model, torch.float32)
+    for model in tiny_models(): check_round_trip(model, torch.bfloat16)
+
+
+def test_loading_2():
+    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    def check_round_trip(model, dtype):
+        ids = torch.arange(12)[None]
+        model = model.to(dtype).eval()
+        prune(model, decompose(model), rate=.75)
+        with tempfile.TemporaryDirectory() as d:
+            again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
+            assert read_json(f"{d}/model/pathlm.json")["recipe"] == {"rate": .75}
+            assert {p.name for p in Path(d).iterdir()} == {"model"}
+        assert forms_of(again) == forms_of(model) != {}
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+        assert torch.equal(again(ids).logits, model(ids).logits)
+
+    # %% ../nbs/50_checkpoints.ipynb #26489634
+    model, tokenizer = load()
+    prune(model, decompose(model), rate=.75)
+    with tempfile.TemporaryDirectory() as d:
+        save(model, tokenizer, d, dtype=torch.bfloat16)
+        numbers = sum(t.numel() for t in own_tensors(model).values())
+        assert 0 <= stored_bytes(d) - 2*numbers < 20_000
+        print(f"{stored_bytes(d)/1e6:.2f} MB for {numbers:,} numbers; dense {stored_bytes(Path(pathlm.__file__).parent/'embedded')/1e6:.2f} MB")
+
+
+def test_damage_is_found():
+    # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
+    def spoil(folder, how):
+        tensors, about = read_tensors(folder/"model.safetensors"), read_json(folder/"pathlm.json")
+        name = next(iter(about["layers"]))
+        if how == "cut": (folder/"model.safetensors").write_bytes(b"short")
+        if how == "missing": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if k != f"{name}.A"})
+        if how == "norm": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if "norm" not in k})
+        if how == "shape": write_tensors(folder/"model.safetensors", tensors | {"model.norm.weight": torch.ones(3)})
+        if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
+        if how == "json": (folder/"pathlm.json").write_text("{")
+
+    # %% ../nbs/50_checkpoints.ipynb #5c87f86f
+    for how in "cut", "missing", "norm", "shape", "form", "json":
+        model = next(tiny_models())
+        prune(model, decompose(model), rate=.75)
+        with tempfile.TemporaryDirectory() as d:
+            spoil(save(model, None, Path(d)/"model"), how)
+            try: load(f"{d}/model")
+            except CheckpointError as e: assert f"{d}/model" in str(e) and "\n" not in str(e), (how, e)
+            else: raise AssertionError(how)
+
+
+def test_damage_is_found_2():
+    # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
+    def spoil(folder, how):
+        tensors, about = read_tensors(folder/"model.safetensors"), read_json(folder/"pathlm.json")
+        name = next(iter(about["layers"]))
+        if how == "cut": (folder/"model.safetensors").write_bytes(b"short")
+        if how == "missing": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if k != f"{name}.A"})
+        if how == "norm": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if "norm" not in k})
+        if how == "shape": write_tensors(folder/"model.safetensors", tensors | {"model.norm.weight": torch.ones(3)})
+        if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
+        if how == "json": (folder/"pathlm.json").write_text("{")
+
+    # %% ../nbs/50_checkpoints.ipynb #748651fb
+    model = next(tiny_models())
+    with tempfile.TemporaryDirectory() as d:
+        (Path(d)/"file").touch()
+        try: save(model, None, f"{d}/file/model")
+        except OutputError as e: assert f"{d}/file/model" in str(e)
+        else: raise AssertionError("written into a file")
+
+
+def test_limits():
+    # %% ../nbs/50_checkpoints.ipynb #ac5b069e
+    model = next(tiny_models())
+    prune(model, decompose(model), rate=.75)
+    with tempfile.TemporaryDirectory() as d:
+        from transformers import AutoModelForCausalLM
+        dense = AutoModelForCausalLM.from_pretrained(save(merge(model), None, d))
+        ids = torch.arange(12)[None]
+        torch.testing.assert_close(dense(ids).logits, model(ids).logits)

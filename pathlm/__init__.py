@@ -9,6 +9,12 @@ __all__ = ['HOME']
 # %% ../nbs/91_door.ipynb #62aec7d1
 HOME = {
     "base": "PathlmError SettingError UnknownModuleError NonFiniteError TextError CheckpointError OutputError",
+    "linear": "effective_weight linears select set_weight replace merge",
+    "objectives": "gram weight_error output_error truncate truncate_output",
+    "models": "corpus pretrain",
+    "spectral": "decompose prune sweep race",
+    "checkpoints": "load save",
+    "paths": "tour",
 }
 
 # %% ../nbs/91_door.ipynb #39183a42

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'NonFiniteError', 'TextError', 'CheckpointError', 'OutputError',
-           'write_file', 'write_json', 'write_tensors', 'read_tensors', 'read_json', 'output_folder', 'finished',
-           'resumable', 'append_line']
+           'write_file', 'plain', 'write_json', 'write_tensors', 'read_tensors', 'read_json', 'output_folder',
+           'finished', 'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -57,12 +58,21 @@ def write_file(
     return path
 
 # %% ../nbs/90_base.ipynb #9375cbc2
+def plain(
+    value: object,  # Anything made of lists, dicts, numbers and strings
+) -> object:        # The same with None for numbers that are not finite
+    "Make a value fit for json, which knows no NaN and no infinity."
+    if isinstance(value, dict): return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple): return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+# %% ../nbs/90_base.ipynb #872466c3
 def write_json(
     path: str | Path,  # Where the file goes
-    value: object,     # Anything json can hold
+    value: object,     # Anything that `plain` takes
 ) -> Path:             # `path`
     "Write `value` as json, atomically."
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n"
     return write_file(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 # %% ../nbs/90_base.ipynb #e4306802
@@ -85,7 +95,8 @@ def read_tensors(
     from safetensors.torch import load_file
     if not Path(path).is_file(): raise CheckpointError(f"no file at {path}")
     try: return load_file(path)
-    except (SafetensorError, OSError) as e: raise CheckpointError(f"{path} is damaged or no safetensors file: {e}") from e
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {e}") from e
 
 # %% ../nbs/90_base.ipynb #8ad91909
 def read_json(

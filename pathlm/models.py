@@ -13,6 +13,7 @@ __all__ = ['APART', 'PACKAGES', 'ARCHITECTURE', 'EMBEDDED', 'signature', 'added'
 import ast
 import hashlib
 import json
+import lzma
 import platform
 import re
 import sys
@@ -30,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 import pathlm
-from .base import CheckpointError, SettingError, output_folder, read_json, read_tensors, write_json, write_tensors
+from .base import CheckpointError, SettingError, output_folder, read_tensors, write_json, write_tensors
 
 # %% ../nbs/02_models.ipynb #b3916847
 def signature(
@@ -131,7 +132,8 @@ def corpus(
     packages: tuple[str, ...] = (), # Packages whose documentation is added to "train"
 ) -> dict[str, str]:                # Document's name to its text
     "Build one split of the corpus from the files of this machine."
-    if split not in (before := ["test", "valid", "train"]): raise SettingError(f"split={split!r} is not train, valid or test")
+    before = ["test", "valid", "train"]
+    if split not in before: raise SettingError(f"split={split!r} is not train, valid or test")
     seen, docs = set(), {}
     for earlier in before[:before.index(split)]:
         for text in corpus(earlier).values(): fresh(text, seen)
@@ -228,7 +230,8 @@ def save_state(
     log: dict,     # Losses, and the step
 ) -> None:
     "Write all that a run needs to go on."
-    moments = {f"{k}.{n}": optimizer.state[p][k] for n, p in model.named_parameters() for k in ("exp_avg", "exp_avg_sq")}
+    moments = {f"{k}.{n}": optimizer.state[p][k]
+               for n, p in model.named_parameters() for k in ("exp_avg", "exp_avg_sq")}
     write_tensors(folder/"state.safetensors", dict(model.named_parameters()) | moments, {"log": json.dumps(log)})
 
 # %% ../nbs/02_models.ipynb #64d7cda6
@@ -361,7 +364,8 @@ def pretrained(
     finally:
         logging.set_verbosity(level)
         if bars: logging.enable_progress_bar()
-    if lost := sorted(info["missing_keys"]): raise CheckpointError(f"{path} lacks {len(lost)} tensors, such as {lost[0]}")
+    if lost := sorted(info["missing_keys"]):
+        raise CheckpointError(f"{path} lacks {len(lost)} tensors, such as {lost[0]}")
     return model.eval(), tokenizer
 
 # %% ../nbs/02_models.ipynb #d59690a4
@@ -377,7 +381,6 @@ def xz_bits(
     before: str = "",  # Text that the compressor has seen
 ) -> float:            # Bits per character of `text`
     "Measure xz on a text, after another text if one is given: what the file grows by."
-    import lzma
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**26}]
     size = lambda s: len(lzma.compress(s.encode(), filters=filters))
     return 8*(size(before + text) - (size(before) if before else 0))/len(text)

@@ -13,7 +13,7 @@ __all__ = ['RATES', 'Spectrum', 'spectrum', 'output_spectrum', 'sketch', 'rank_o
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .base import SettingError, read_tensors, resumable, write_tensors
 from .evaluate import Batch, batch_nll, document_nll, paired
-from .linear import blocks, check_finite, effective_weight, linear_from, replace, select, set_weight, within
+from .linear import blocks, check_finite, effective_weight, linear_from, replace, select, set_weight
 from .objectives import check_rank, svd, whiten, wide
 
 # %% ../nbs/10_spectral.ipynb #3faafdde
@@ -42,7 +42,8 @@ class Spectrum(NamedTuple):
 
     def at(self, r: int) -> Tensor:
         "Build the matrix of rank `r`, (out, in)."
-        if not 0 <= r <= len(self.s): raise SettingError(f"r={r} is outside the {len(self.s)} singular values that are known")
+        if not 0 <= r <= len(self.s):
+            raise SettingError(f"r={r} is outside the {len(self.s)} singular values that are known")
         return self.U[:, :r] @ self.B[:r]
 
     def error(self, r: int) -> float:
@@ -181,7 +182,8 @@ def truncated(
     "Make a layer of rank `r`, in factors where they pay and dense otherwise, in the old layer's dtype."
     W, bias = effective_weight(layer), getattr(layer, "bias", None)
     if r == spec.full: return layer
-    if pays(r, *W.shape): return FactoredLinear(spec.U[:, :r].to(W), spec.B[:r].to(W), bias)
+    def own(t): return t.to(W).clone(memory_format=torch.contiguous_format)
+    if pays(r, *W.shape): return FactoredLinear(own(spec.U[:, :r]), own(spec.B[:r]), bias)
     return linear_from(spec.at(r).to(W), bias, getattr(layer, "kind", type(layer)))
 
 # %% ../nbs/10_spectral.ipynb #f229a293
@@ -216,7 +218,7 @@ def decompose(
     model: nn.Module,                            # A model
     target: str | Iterable[str] = "all-linear",  # Layers, as `select` takes them
     layers: Iterable[int] | None = None,         # Blocks, negative ones from the end; None is all
-    grams: dict[str, Tensor] | None = None,      # Gram matrices by layer for the output objective; None is the weight objective
+    grams: dict[str, Tensor] | None = None,      # Gram matrices by layer for the output objective; None is the weight's
     cache: str | Path | None = None,             # A folder that keeps decompositions
     desc: str | None = None,                     # The progress bar's label; None shows no bar
 ) -> dict[str, Spectrum]:                        # Exact, by layer name
@@ -315,7 +317,8 @@ def passes(
     inside = {m for block in stack for m in block.modules()}
     outside = [m for m in model.modules() if m not in inside and m is not model and next(m.children(), None) is None]
     for i, block in enumerate(stack):
-        with replayed(known), recorded([*(outside if i == 0 else []), *block.modules()]) as calls, stopping(block): run()
+        watched = [*(outside if i == 0 else []), *block.modules()]
+        with replayed(known), recorded(watched) as calls, stopping(block): run()
         calls = [c._replace(start=c.start + 2**30*i, end=c.end + 2**30*i) for c in calls]
         once = {c.module: c for c in calls if sum(d.module is c.module for d in calls) == 1}
         yield i, [*known, *once.values()]
@@ -421,7 +424,8 @@ def sweep(
     def work(key):
         batch = todo[int(key)]
         found = losses(model, batch, spectra, candidates)
-        return {"doc": batch.doc.tolist(), "tokens": batch.scored.sum(1).tolist(), "base": batch_nll(model, batch).tolist(),
+        return {"doc": batch.doc.tolist(), "tokens": batch.scored.sum(1).tolist(),
+                "base": batch_nll(model, batch).tolist(),
                 "nll": {n: {r: found[n, r].tolist() for r in ranks} for n, ranks in candidates.items()}}
     about = {"model": digest(*model.parameters()), "text": digest(*(t for b in todo for t in b)), "rates": list(rates),
              "spectra": {n: digest(spec.s) for n, spec in spectra.items()}}
@@ -454,7 +458,8 @@ def sweep_figure(
     fig, ax = plt.subplots(figsize=(5, 1 + .16*len(rise)))
     image = ax.imshow(rise, cmap="RdBu_r", norm=SymLogNorm(.01, vmin=-3, vmax=3), aspect="auto")
     ax.set_xticks(range(len(result.rates)), [f"{r:g}" for r in result.rates])
-    ax.set_yticks(range(len(rise)), [n.replace("model.layers.", "").replace("_proj", "") for n in result.layers], fontsize=6)
+    names = [n.replace("model.layers.", "").replace("_proj", "") for n in result.layers]
+    ax.set_yticks(range(len(rise)), names, fontsize=6)
     ax.set(xlabel=r"rate $\xi$, the share of singular values dropped", ylabel="layer")
     fig.colorbar(image, label="rise of the loss, nats a token", ticks=[-1, -.1, 0, .1, 1])
     fig.tight_layout()

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import pathlm
 from pathlm.base import CheckpointError
-from pathlm.base import read_json
 from pathlm.base import read_tensors
 from pathlm.base import write_tensors
 import tempfile
+from pathlm.base import read_json
 from pathlm.evaluate import evaluate
 from pathlm.linear import effective_weight
 from pathlm.linear import linears
@@ -27,7 +27,8 @@ class Queue(list):
 if True: add_newdoc("queue", "sizes", """The sizes.""")
 '''
     assert list(docstrings(ast.parse(source))) == [
-        "A module.", "class Queue(list)\nFirst in, first out.", "put(self, item, *, block=True)\nPut an item.", "The sizes."]
+        "A module.", "class Queue(list)\nFirst in, first out.", "put(self, item, *, block=True)\nPut an item.",
+        "The sizes."]
 
 
 def test_fixed_splits_nothing_shared():
@@ -50,7 +51,9 @@ def test_fixed_splits_nothing_shared_3():
         print(f"{name:6}{len(docs):4} documents {sum(map(len, docs.values())):8,} characters  {fingerprint(docs)}")
 
     # %% ../nbs/02_models.ipynb #7fb671fa
-    def paragraphs(docs): return {" ".join(p.split()) for text in docs.values() for p in text.split("\n\n") if len(" ".join(p.split())) >= 40}
+    def paragraphs(docs):
+        flat = (" ".join(p.split()) for text in docs.values() for p in text.split("\n\n"))
+        return {p for p in flat if len(p) >= 40}
 
     test, valid = corpus("test"), corpus("valid")
     assert not set(test) & set(valid) and not paragraphs(test) & paragraphs(valid)
@@ -93,8 +96,8 @@ def test_the_training_3():
     def tiny(folder):
         tokenizer = train_tokenizer(["a small text to learn from"]*4, vocab_size=300)
         data = tokenizer, np.arange(5000, dtype=np.int32) % len(tokenizer), np.arange(600, dtype=np.int32) % len(tokenizer)
-        return pretrain(folder, 8, device="cpu", every=2, data=data, num_hidden_layers=1, hidden_size=16, intermediate_size=16,
-                        num_attention_heads=2, num_key_value_heads=1, head_dim=8).state_dict()
+        return pretrain(folder, 8, device="cpu", every=2, data=data, num_hidden_layers=1, hidden_size=16,
+                        intermediate_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8).state_dict()
 
     def stops(tokens, step, *args, **kw):
         if step == 5: raise KeyboardInterrupt
@@ -203,7 +206,9 @@ def test_against_itself_shuffled():
     print(log["fingerprints"]["test"] == fingerprint(corpus("test")))
 
     # %% ../nbs/02_models.ipynb #d27084bf
-    def permuted(W, seed=0): return W.flatten()[torch.randperm(W.numel(), generator=torch.Generator().manual_seed(seed))].view_as(W)
+    def permuted(W, seed=0):
+        order = torch.randperm(W.numel(), generator=torch.Generator().manual_seed(seed))
+        return W.flatten()[order].view_as(W)
 
     def loss_permuted(names, docs):
         model, tokenizer = pretrained()

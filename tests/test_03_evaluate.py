@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from pathlm.base import write_tensors
 from scipy.special import digamma
 from scipy.stats import betabinom
 from tokenizers import Tokenizer
@@ -26,6 +25,7 @@ from transformers import GPT2LMHeadModel
 from transformers import LlamaConfig
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast
+from pathlm.base import write_tensors
 
 
 def test_a_text_is_a_list_of_documents():

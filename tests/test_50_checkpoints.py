@@ -1,13 +1,13 @@
 from pathlm.checkpoints import *
 from pathlib import Path
 import torch
-import pathlm
 from pathlm.base import CheckpointError
 from pathlm.base import OutputError
 from pathlm.base import read_json
 from pathlm.base import read_tensors
 from pathlm.base import write_json
 from pathlm.base import write_tensors
+from pathlm.models import EMBEDDED
 import tempfile
 from pathlm.evaluate import stored_bytes
 from pathlm.linear import merge
@@ -19,14 +19,27 @@ from transformers import GPT2LMHeadModel
 
 
 def test_loading():
-    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
     def tiny_models():
-        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, head_dim=8)
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
         yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
+    # %% ../nbs/50_checkpoints.ipynb #6ccddf29
+    assert stored_dtype() == torch.bfloat16 and load()[0].dtype == torch.float32
+
+
+def test_loading_2():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
     def check_round_trip(model, dtype):
         ids = torch.arange(12)[None]
-        model = model.to(dtype).eval()
+        for p in model.eval().parameters(): p.data = p.data.to(dtype)
         prune(model, decompose(model), rate=.75)
         with tempfile.TemporaryDirectory() as d:
             again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
@@ -41,15 +54,17 @@ def test_loading():
     for model in tiny_models(): check_round_trip(model, torch.bfloat16)
 
 
-def test_loading_2():
-    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
+def test_loading_3():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
     def tiny_models():
-        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, head_dim=8)
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
         yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
+    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
     def check_round_trip(model, dtype):
         ids = torch.arange(12)[None]
-        model = model.to(dtype).eval()
+        for p in model.eval().parameters(): p.data = p.data.to(dtype)
         prune(model, decompose(model), rate=.75)
         with tempfile.TemporaryDirectory() as d:
             again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
@@ -66,18 +81,24 @@ def test_loading_2():
         save(model, tokenizer, d, dtype=torch.bfloat16)
         numbers = sum(t.numel() for t in own_tensors(model).values())
         assert 0 <= stored_bytes(d) - 2*numbers < 20_000
-        print(f"{stored_bytes(d)/1e6:.2f} MB for {numbers:,} numbers; dense {stored_bytes(Path(pathlm.__file__).parent/'embedded')/1e6:.2f} MB")
+        print(f"{stored_bytes(d)/1e6:.2f} MB for {numbers:,} numbers; dense {stored_bytes(EMBEDDED)/1e6:.2f} MB")
 
 
 def test_damage_is_found():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
     # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
     def spoil(folder, how):
-        tensors, about = read_tensors(folder/"model.safetensors"), read_json(folder/"pathlm.json")
-        name = next(iter(about["layers"]))
-        if how == "cut": (folder/"model.safetensors").write_bytes(b"short")
-        if how == "missing": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if k != f"{name}.A"})
-        if how == "norm": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if "norm" not in k})
-        if how == "shape": write_tensors(folder/"model.safetensors", tensors | {"model.norm.weight": torch.ones(3)})
+        weights, about = folder/"model.safetensors", read_json(folder/"pathlm.json")
+        tensors, name = read_tensors(weights), next(iter(about["layers"]))
+        if how == "cut": weights.write_bytes(b"short")
+        if how == "missing": write_tensors(weights, {k: t for k, t in tensors.items() if k != f"{name}.A"})
+        if how == "norm": write_tensors(weights, {k: t for k, t in tensors.items() if "norm" not in k})
+        if how == "shape": write_tensors(weights, tensors | {"model.norm.weight": torch.ones(3)})
         if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
         if how == "json": (folder/"pathlm.json").write_text("{")
 
@@ -93,14 +114,20 @@ def test_damage_is_found():
 
 
 def test_damage_is_found_2():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
     # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
     def spoil(folder, how):
-        tensors, about = read_tensors(folder/"model.safetensors"), read_json(folder/"pathlm.json")
-        name = next(iter(about["layers"]))
-        if how == "cut": (folder/"model.safetensors").write_bytes(b"short")
-        if how == "missing": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if k != f"{name}.A"})
-        if how == "norm": write_tensors(folder/"model.safetensors", {k: t for k, t in tensors.items() if "norm" not in k})
-        if how == "shape": write_tensors(folder/"model.safetensors", tensors | {"model.norm.weight": torch.ones(3)})
+        weights, about = folder/"model.safetensors", read_json(folder/"pathlm.json")
+        tensors, name = read_tensors(weights), next(iter(about["layers"]))
+        if how == "cut": weights.write_bytes(b"short")
+        if how == "missing": write_tensors(weights, {k: t for k, t in tensors.items() if k != f"{name}.A"})
+        if how == "norm": write_tensors(weights, {k: t for k, t in tensors.items() if "norm" not in k})
+        if how == "shape": write_tensors(weights, tensors | {"model.norm.weight": torch.ones(3)})
         if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
         if how == "json": (folder/"pathlm.json").write_text("{")
 
@@ -114,6 +141,12 @@ def test_damage_is_found_2():
 
 
 def test_limits():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
     # %% ../nbs/50_checkpoints.ipynb #ac5b069e
     model = next(tiny_models())
     prune(model, decompose(model), rate=.75)

@@ -1,4 +1,5 @@
 from pathlm.base import *
+import math
 from pathlib import Path
 import tempfile
 import torch
@@ -24,6 +25,11 @@ def test_files_are_whole_or_absent():
 
 
 def test_files_are_whole_or_absent_2():
+    # %% ../nbs/90_base.ipynb #91d52d1f
+    assert plain({"loss": math.inf, "rows": (1, math.nan, "x")}) == {"loss": None, "rows": [1, None, "x"]}
+
+
+def test_files_are_whole_or_absent_3():
     # %% ../nbs/90_base.ipynb #34c7ad75
     with tempfile.TemporaryDirectory() as d:
         path = write_tensors(f"{d}/w.safetensors", {"W": torch.arange(6.).view(2, 3).T})
@@ -35,7 +41,7 @@ def test_files_are_whole_or_absent_2():
             else: raise AssertionError(f"{bad} was read")
 
 
-def test_files_are_whole_or_absent_3():
+def test_files_are_whole_or_absent_4():
     # %% ../nbs/90_base.ipynb #00af0642
     with tempfile.TemporaryDirectory() as d:
         assert output_folder(f"{d}/a/b").is_dir()

@@ -1,0 +1,44 @@
+from pathlm.paths import *
+import tempfile
+from pathlib import Path
+import torch
+from pathlm.base import TextError
+from pathlm.checkpoints import save
+import json
+from pathlm.models import new_model
+from pathlm.models import train_tokenizer
+
+
+def test_the_ground():
+    # %% ../nbs/51_paths.ipynb #7d7a8014
+    seen, test = divide([str(i) for i in range(10)])
+    assert len(seen) == 2 and sorted(seen + test) == [str(i) for i in range(10)]
+    try: divide(["alone"])
+    except TextError as e: assert "one document of 5 characters" in str(e)
+    else: raise AssertionError
+
+
+def test_on_the_embedded_model():
+    # %% ../nbs/51_paths.ipynb #81c82ee5
+    def tiny_ground(folder):
+        text = [f"number {i} is {'even' if i % 2 == 0 else 'odd'}, and {i + 1} is not. "*4 for i in range(24)]
+        tokenizer = train_tokenizer(text, vocab_size=300, context=64)
+        small = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=16, max_position_embeddings=64,
+                     num_attention_heads=2, num_key_value_heads=1, vocab_size=len(tokenizer))
+        save(new_model(**small), tokenizer, folder/"model")
+        (folder/"text.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in text))
+
+    # %% ../nbs/51_paths.ipynb #a3b42b97
+    with tempfile.TemporaryDirectory() as d:
+        torch.manual_seed(0)
+        tiny_ground(Path(d))
+        here = dict(model=f"{d}/model", text=f"{d}/text.jsonl", desc=None)
+        first = tour(f"{d}/out", **here)
+        again = tour(f"{d}/out", **here)
+        assert {p.name for p in Path(f"{d}/out").iterdir()} == {"index.html", "results.json", "quality.png", "sweep.png",
+                                                                "rows.jsonl", "sweep.jsonl"}
+        assert json.loads(Path(f"{d}/out/results.json").read_text()) == again and again["rows"] == first["rows"]
+    assert [row["path"] for row in first["rows"]] == list(PATHS) and first["rows"][0]["rise"] == 0
+    need = "path stored_bytes bits_per_weight loss loss_se perplexity bits_per_char seconds".split()
+    assert all(k in row for row in first["rows"] for k in need)
+    assert first["rows"][3]["stored_bytes"] < first["rows"][0]["stored_bytes"]

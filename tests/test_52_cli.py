@@ -1,0 +1,104 @@
+from pathlm.cli import *
+import argparse
+import json
+from pathlib import Path
+import contextlib
+import io
+import tempfile
+
+
+def test_it_works():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
+    # %% ../nbs/52_cli.ipynb #e8ebd4bf
+    with tempfile.TemporaryDirectory() as d:
+        Path(f"{d}/text.txt").write_text("The sum of two numbers is a number.\n\n" * 300)
+        options = "--rate 0.9 --target down_proj,up_proj --layers=-2,-1 --json --out".split()
+        code, out, _ = run("prune", *options, f"{d}/small")
+        assert code == 0 and len(json.loads(out)["rows"]) == 4
+        sizes = {}
+        for name, *model in ("dense",), ("pruned", f"{d}/small"):
+            code, out, _ = run("eval", *model, "--text", f"{d}/text.txt", "--json")
+            assert code == 0
+            sizes[name] = json.loads(out)
+    assert set(sizes["dense"]) == {"loss", "loss_se", "perplexity", "bits_per_char", "tokens", "chars", "stored_bytes"}
+    assert sizes["pruned"]["stored_bytes"] < sizes["dense"]["stored_bytes"]
+    assert sizes["pruned"]["loss"] != sizes["dense"]["loss"]
+
+
+def test_it_works_2():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
+    # %% ../nbs/52_cli.ipynb #f5f1766a
+    with tempfile.TemporaryDirectory() as d:
+        Path(f"{d}/short.txt").write_text("Too short.")
+        Path(f"{d}/file").touch()
+        Path(f"{d}/damaged").mkdir()
+        for name, text in ("config.json", '{"model_type": "llama"}'), ("model.safetensors", "none"):
+            Path(f"{d}/damaged/{name}").write_text(text)
+        for argv, said in [
+            (("prune", "--rate", "1.5", "--out", f"{d}/o"), "rate=1.5 is outside [0, 1)"),
+            (("prune", "--rate", ".5", "--target", "q_prj", "--out", f"{d}/o"), "near: q_proj"),
+            (("prune", "--rate", ".5", "--layers=9", "--out", f"{d}/o"), "9"),
+            (("prune", "--rank", "999", "--out", f"{d}/o"), "r=999"),
+            (("eval", "--text", f"{d}/short.txt"), "512"),
+            (("eval", "--text", f"{d}/absent.txt"), f"{d}/absent.txt"),
+            (("eval", f"{d}/absent"), f"{d}/absent"),
+            (("eval", f"{d}/damaged"), f"{d}/damaged"),
+            (("eval", "--window", "9999"), "9999"),
+            (("tour", "--out", f"{d}/file"), f"{d}/file"),
+            (("tour", "--text", f"{d}/short.txt", "--out", f"{d}/t"), "one document"),
+        ]:
+            code, out, err = run(*argv)
+            line = [l for l in err.splitlines() if l.startswith("pathlm: ")]
+            assert (code, out, len(line)) == (2, "", 1) and said in line[0] and "Traceback" not in err, (argv, err)
+        assert not any(p.name in ("model.safetensors", "config.json", "results.json") for p in Path(d).glob("[ot]/*"))
+
+
+def test_it_works_3():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
+    # %% ../nbs/52_cli.ipynb #eacdbd8f
+    for name in [], ["tour"], ["prune"], ["eval"], ["pretrain"], ["bench"]:
+        code, out, _ = run(*name, "--help")
+        assert code == 0 and "example:" in out
+    assert run("prune", "--out", "x")[0] == 2 and run("wander")[0] == 2
+
+
+def test_it_works_4():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
+    # %% ../nbs/52_cli.ipynb #271bfb93
+    def stop(args): raise KeyboardInterrupt
+
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err): code = answer(argparse.Namespace(run=stop, out="somewhere", json=False))
+    assert code == 130 and "somewhere" in err.getvalue() and "goes on" in err.getvalue()

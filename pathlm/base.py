@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'NonFiniteError', 'TextError', 'CheckpointError', 'OutputError',
-           'write_file', 'plain', 'write_json', 'write_tensors', 'read_tensors', 'read_json', 'output_folder',
+           'write_file', 'plain', 'write_json', 'write_tensors', 'umask', 'read_tensors', 'read_json', 'output_folder',
            'finished', 'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 # %% ../nbs/90_base.ipynb #b4c45f40
@@ -54,7 +55,8 @@ def write_file(
         write(draft)
         os.replace(draft, path)
     except OSError as e: raise OutputError(f"cannot write {path}: {e.strerror or e}") from e
-    finally: draft.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): draft.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/90_base.ipynb #9375cbc2
@@ -82,9 +84,21 @@ def write_tensors(
     metadata: dict | None = None,   # Strings to strings, kept in the file's header
 ) -> Path:                          # `path`
     "Write tensors as one safetensors file, atomically."
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
-    return write_file(path, lambda p: save_file(tensors, p, metadata))
+    def write(draft):
+        try: save_file(tensors, draft, metadata)
+        except SafetensorError as e: raise OSError(str(e)) from e
+        draft.chmod(0o666 & ~umask())
+    return write_file(path, write)
+
+# %% ../nbs/90_base.ipynb #5549649a
+def umask() -> int:  # The permissions that new files of this process lack
+    "Read the process's umask, which safetensors does not heed."
+    mask = os.umask(0o22)
+    os.umask(mask)
+    return mask
 
 # %% ../nbs/90_base.ipynb #48412056
 def read_tensors(
@@ -125,9 +139,13 @@ def finished(
 ) -> dict:             # The rows by key, empty if the settings are others
     "Read the rows of an earlier run. A last line cut short by a crash is dropped."
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    same = lines and json.loads(lines[0]) == {"settings": json.loads(json.dumps(settings))}
-    return {row["key"]: row for row in map(json.loads, lines[1:])} if same else {}
+    if not path.is_file(): return {}
+    try:
+        head, *rows = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+        rows = {row["key"]: row for row in rows}
+        return rows if head["settings"] == json.loads(json.dumps(settings)) else {}
+    except (ValueError, LookupError, TypeError) as e:
+        raise CheckpointError(f"{path} does not hold the rows of a run: {e}") from e
 
 # %% ../nbs/90_base.ipynb #de540391
 def resumable(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_tour', 'run_prune', 'calibration', 'targets', 'run_eval', 'run_pretrain', 'run_bench', 'layer_numbers', 'command',
-           'parser_tour', 'parser_prune', 'parser_eval', 'parser_pretrain', 'parser_bench', 'arguments', 'answer',
-           'main']
+           'takes_model', 'parser_tour', 'parser_prune', 'parser_eval', 'parser_pretrain', 'parser_bench', 'arguments',
+           'answer', 'main']
 
 # %% ../nbs/52_cli.ipynb #3864c581
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pathlm
-from .base import PathlmError, plain
+from .base import PathlmError, SettingError, plain
 
 # %% ../nbs/52_cli.ipynb #8bef5852
 def run_tour(args) -> tuple[object, Callable]:
@@ -30,7 +30,10 @@ def run_prune(args) -> tuple[object, Callable]:
     from pathlm.base import output_folder
     from pathlm.checkpoints import load, save, stored_dtype
     from pathlm.evaluate import stored_bytes
-    from pathlm.spectral import decompose, prune
+    from pathlm.spectral import check_amount, decompose, prune
+    check_amount(args.rate, args.rank, args.energy)
+    if args.model and Path(args.out).resolve() == Path(args.model).resolve():
+        raise SettingError(f"--out {args.out} is the model itself, which would be lost")
     output_folder(args.out)
     model, tokenizer = load(args.model)
     grams = calibration(model, tokenizer, args) if args.objective == "output" else None
@@ -97,7 +100,7 @@ def layer_numbers(
     "Read block numbers."
     try: return [int(i) for i in given.split(",")]
     except ValueError: pass
-    raise argparse.ArgumentTypeError(f"{given!r} is not a list of block numbers such as 4,5 or -2,-1")
+    raise argparse.ArgumentTypeError(f"{given!r} is not a list of block numbers, as in --layers 4,5 or --layers=-2,-1")
 
 # %% ../nbs/52_cli.ipynb #6a86a1eb
 def command(commands, name: str, run: Callable, example: str) -> argparse.ArgumentParser:
@@ -110,43 +113,52 @@ def command(commands, name: str, run: Callable, example: str) -> argparse.Argume
     return parser
 
 # %% ../nbs/52_cli.ipynb #809c473c
+def takes_model(parser: argparse.ArgumentParser) -> None:
+    "Let a command take a model as its first argument or after `--model`."
+    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS,
+                        help="a model folder, dense or compressed, or a hub name (the embedded model)")
+    parser.add_argument("--model", dest="model", metavar="MODEL", default=None, help="the same")
+
+# %% ../nbs/52_cli.ipynb #31656dd2
 def parser_tour(commands) -> None:
     "Declare `pathlm tour`."
     p = command(commands, "tour", run_tour, "pathlm tour --quick --out my-tour")
+    p.set_defaults(resume="Finished rows are in {out}; the same command goes on from there.")
     p.add_argument("--model", help="a model folder or a name on the hub (the embedded model)")
     p.add_argument("--text", help="a text file, .jsonl or .json (the test split of Python's documentation)")
     p.add_argument("--out", default="pathlm-tour", help="folder for the page, results.json and figures (pathlm-tour)")
     p.add_argument("--quick", action="store_true", help="a small part of the text, for a first look")
 
-# %% ../nbs/52_cli.ipynb #31656dd2
+# %% ../nbs/52_cli.ipynb #75e50176
 def parser_prune(commands) -> None:
     "Declare `pathlm prune`."
     example = "pathlm prune --rate 0.5 --target down_proj,up_proj --layers=-2,-1 --out pruned"
     p = command(commands, "prune", run_prune, example)
-    p.add_argument("model", nargs="?", help="a model folder or a name on the hub (the embedded model)")
+    takes_model(p)
     p.add_argument("--out", required=True, help="folder for the pruned model")
     how = p.add_mutually_exclusive_group(required=True)
     how.add_argument("--rate", type=float, help="share of the singular values to drop, in [0, 1)")
     how.add_argument("--rank", type=int, help="singular values to keep")
     how.add_argument("--energy", type=float, help="share of the sum of their squares to keep, in (0, 1]")
     p.add_argument("--target", default="all-linear", help="all-linear, suffixes with commas, or a regular expression")
-    p.add_argument("--layers", type=layer_numbers, help="blocks, such as 0,1 or, from the end, =-2,-1 (all)")
+    p.add_argument("--layers", type=layer_numbers, help="blocks, as in --layers 0,1 or --layers=-2,-1 (all)")
     p.add_argument("--objective", choices=["weight", "output"], default="weight", help="error to minimise (weight)")
     p.add_argument("--text", help="calibration text of --objective output (validation split of Python's documentation)")
 
-# %% ../nbs/52_cli.ipynb #75e50176
+# %% ../nbs/52_cli.ipynb #9ba1124a
 def parser_eval(commands) -> None:
     "Declare `pathlm eval`."
     p = command(commands, "eval", run_eval, "pathlm eval pruned --text notes.txt --json")
-    p.add_argument("model", nargs="?", help="a model folder, dense or compressed, or a hub name (the embedded model)")
+    takes_model(p)
     p.add_argument("--text", help="a text file, .jsonl or .json (the test split of Python's documentation)")
     p.add_argument("--window", type=int, help="tokens read at once (512, or the model's context if that is less)")
     p.add_argument("--stride", type=int, help="how far windows lie apart (half a window)")
 
-# %% ../nbs/52_cli.ipynb #9ba1124a
+# %% ../nbs/52_cli.ipynb #8877e59f
 def parser_pretrain(commands) -> None:
     "Declare `pathlm pretrain`."
     p = command(commands, "pretrain", run_pretrain, "pathlm pretrain --out run --steps 4000")
+    p.set_defaults(resume="The run up to its last save is in {out}; the same command goes on from there.")
     p.add_argument("--out", required=True, help="folder of the run; a run that was stopped there is continued")
     p.add_argument("--steps", type=int, default=4000, help="steps of 4,096 tokens (4000)")
     p.add_argument("--device", help="cpu or cuda (a GPU where there is one)")
@@ -180,8 +192,8 @@ def answer(
         print(f"pathlm: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        where = f" in {args.out}; the same command goes on from there" if getattr(args, "out", None) else ""
-        print(f"\npathlm: stopped. Finished rows are kept{where}", file=sys.stderr)
+        left = getattr(args, "resume", "Nothing was kept.").format(**vars(args))
+        print(f"\npathlm: stopped. {left}", file=sys.stderr)
         return 130
     print(json.dumps(plain(result), ensure_ascii=False) if args.json else show(result))
     return 0

@@ -6,8 +6,8 @@
 __all__ = ['APART', 'PACKAGES', 'ARCHITECTURE', 'EMBEDDED', 'signature', 'added', 'docstrings', 'modules', 'sources',
            'read_source', 'split_of', 'fresh', 'corpus', 'fingerprint', 'train_tokenizer', 'new_model', 'token_stream',
            'minibatch', 'learning_rate', 'mean_nll', 'save_state', 'load_state', 'new_optimizer', 'stream_loss',
-           'training_data', 'pretrain', 'tokenizer_of', 'finish', 'pretrained', 'looks_local', 'xz_bits', 'pieces',
-           'ngram_bits', 'witten_bell']
+           'training_data', 'pretrain', 'usable', 'tokenizer_of', 'finish', 'pretrained', 'one_line', 'sound',
+           'looks_local', 'xz_bits', 'pieces', 'ngram_bits', 'witten_bell']
 
 # %% ../nbs/02_models.ipynb #27762ab8
 import ast
@@ -32,6 +32,7 @@ import torch.nn.functional as F
 
 import pathlm
 from .base import CheckpointError, SettingError, output_folder, read_tensors, write_json, write_tensors
+from .linear import check_finite
 
 # %% ../nbs/02_models.ipynb #b3916847
 def signature(
@@ -246,6 +247,8 @@ def load_state(
     state = read_tensors(folder/"state.safetensors")
     with safe_open(folder/"state.safetensors", "pt") as f: log = json.loads(f.metadata()["log"])
     for n, p in model.named_parameters():
+        if n not in state or state[n].shape != p.shape:
+            raise CheckpointError(f"{folder} holds a run of another architecture")
         p.data.copy_(state[n])
         moments = {k: state[f"{k}.{n}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": torch.tensor(float(log["step"])), **moments}
@@ -295,7 +298,9 @@ def pretrain(
 ):                             # The trained model
     "Train the embedded model from scratch, or go on with a run that was interrupted."
     from tqdm.auto import tqdm
-    folder, device = output_folder(folder), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if steps < 1 or seed < 0: raise SettingError(f"steps={steps} must be 1 or more, and seed={seed} 0 or more")
+    device = usable(device)
+    folder = output_folder(folder)
     tokenizer, train, valid = data or training_data(tokenizer_of(folder))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
@@ -318,6 +323,17 @@ def pretrain(
             save_state(folder, model, optimizer, log)
             bar.set_postfix(valid=log["valid"][-1][1])
     return finish(folder, model, log)
+
+# %% ../nbs/02_models.ipynb #87f73bb2
+def usable(
+    device: str | None,  # What the user asked for; None takes a GPU where there is one
+) -> str:
+    "Choose a device; raise `SettingError` if torch cannot use it."
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try: torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise SettingError(f"device={device!r} cannot be used: {one_line(e)}") from e
+    return device
 
 # %% ../nbs/02_models.ipynb #82ffabe7
 def tokenizer_of(
@@ -358,15 +374,38 @@ def pretrained(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True,
+                                                           ignore_mismatched_sizes=True)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as e: raise CheckpointError(f"cannot load a model from {path}: {str(e).splitlines()[0]}") from e
+    except Exception as e: raise CheckpointError(f"cannot load a model from {path}: {one_line(e)}") from e
     finally:
         logging.set_verbosity(level)
         if bars: logging.enable_progress_bar()
+    if odd := sorted(map(str, info["mismatched_keys"])):
+        raise CheckpointError(f"{path}: {len(odd)} tensors of another shape, such as {odd[0]}")
     if lost := sorted(info["missing_keys"]):
         raise CheckpointError(f"{path} lacks {len(lost)} tensors, such as {lost[0]}")
-    return model.eval(), tokenizer
+    return sound(model.eval(), tokenizer, path), tokenizer
+
+# %% ../nbs/02_models.ipynb #2f3dc7c5
+def one_line(
+    error: Exception,  # Of another library
+) -> str:              # Its message on one line
+    "Shorten a message of many lines."
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+# %% ../nbs/02_models.ipynb #3764a8cb
+def sound(
+    model,       # A model
+    tokenizer,   # Its tokenizer, or None
+    path: str,   # Where both come from
+):               # `model`
+    "Check weights and vocabulary; raise `NonFiniteError` or `CheckpointError`."
+    for name, p in model.named_parameters(): check_finite(f"{path}: {name}", p)
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer is not None and len(tokenizer) > rows:
+        raise CheckpointError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows}")
+    return model
 
 # %% ../nbs/02_models.ipynb #d59690a4
 def looks_local(

@@ -9,11 +9,13 @@ from pathlm.base import write_json
 from pathlm.base import write_tensors
 from pathlm.models import EMBEDDED
 import tempfile
+from pathlm.base import NonFiniteError
 from pathlm.evaluate import stored_bytes
 from pathlm.linear import merge
 from pathlm.models import new_model
 from pathlm.spectral import decompose
 from pathlm.spectral import prune
+from transformers import AutoModelForCausalLM
 from transformers import GPT2Config
 from transformers import GPT2LMHeadModel
 
@@ -93,23 +95,26 @@ def test_damage_is_found():
 
     # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
     def spoil(folder, how):
-        weights, about = folder/"model.safetensors", read_json(folder/"pathlm.json")
+        weights, about = folder/"pathlm.safetensors", read_json(folder/"pathlm.json")
         tensors, name = read_tensors(weights), next(iter(about["layers"]))
+        A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
+        changed = {"missing": {f"{name}.A": None}, "rows": {f"{name}.A": A[1:]}, "rank": {f"{name}.B": B[1:]},
+                   "nan": {f"{name}.A": A/0}, "norm": {"model.norm.weight": None},
+                   "shape": {"model.norm.weight": torch.ones(3)}}
+        if how in changed: write_tensors(weights, {k: t for k, t in (tensors | changed[how]).items() if t is not None})
         if how == "cut": weights.write_bytes(b"short")
-        if how == "missing": write_tensors(weights, {k: t for k, t in tensors.items() if k != f"{name}.A"})
-        if how == "norm": write_tensors(weights, {k: t for k, t in tensors.items() if "norm" not in k})
-        if how == "shape": write_tensors(weights, tensors | {"model.norm.weight": torch.ones(3)})
         if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
+        if how == "empty": write_json(folder/"pathlm.json", {})
         if how == "json": (folder/"pathlm.json").write_text("{")
 
     # %% ../nbs/50_checkpoints.ipynb #5c87f86f
-    for how in "cut", "missing", "norm", "shape", "form", "json":
+    for how in "cut missing rows rank norm shape nan form empty json".split():
         model = next(tiny_models())
         prune(model, decompose(model), rate=.75)
         with tempfile.TemporaryDirectory() as d:
             spoil(save(model, None, Path(d)/"model"), how)
             try: load(f"{d}/model")
-            except CheckpointError as e: assert f"{d}/model" in str(e) and "\n" not in str(e), (how, e)
+            except (CheckpointError, NonFiniteError) as e: assert f"{d}/model" in str(e) and "\n" not in str(e), (how, e)
             else: raise AssertionError(how)
 
 
@@ -122,13 +127,16 @@ def test_damage_is_found_2():
 
     # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
     def spoil(folder, how):
-        weights, about = folder/"model.safetensors", read_json(folder/"pathlm.json")
+        weights, about = folder/"pathlm.safetensors", read_json(folder/"pathlm.json")
         tensors, name = read_tensors(weights), next(iter(about["layers"]))
+        A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
+        changed = {"missing": {f"{name}.A": None}, "rows": {f"{name}.A": A[1:]}, "rank": {f"{name}.B": B[1:]},
+                   "nan": {f"{name}.A": A/0}, "norm": {"model.norm.weight": None},
+                   "shape": {"model.norm.weight": torch.ones(3)}}
+        if how in changed: write_tensors(weights, {k: t for k, t in (tensors | changed[how]).items() if t is not None})
         if how == "cut": weights.write_bytes(b"short")
-        if how == "missing": write_tensors(weights, {k: t for k, t in tensors.items() if k != f"{name}.A"})
-        if how == "norm": write_tensors(weights, {k: t for k, t in tensors.items() if "norm" not in k})
-        if how == "shape": write_tensors(weights, tensors | {"model.norm.weight": torch.ones(3)})
         if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
+        if how == "empty": write_json(folder/"pathlm.json", {})
         if how == "json": (folder/"pathlm.json").write_text("{")
 
     # %% ../nbs/50_checkpoints.ipynb #748651fb
@@ -151,7 +159,25 @@ def test_limits():
     model = next(tiny_models())
     prune(model, decompose(model), rate=.75)
     with tempfile.TemporaryDirectory() as d:
-        from transformers import AutoModelForCausalLM
         dense = AutoModelForCausalLM.from_pretrained(save(merge(model), None, d))
         ids = torch.arange(12)[None]
         torch.testing.assert_close(dense(ids).logits, model(ids).logits)
+
+
+def test_limits_2():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    # %% ../nbs/50_checkpoints.ipynb #e3bcf241
+    model = next(tiny_models())
+    prune(model, decompose(model), rate=.75)
+    with tempfile.TemporaryDirectory() as d:
+        save(model, None, d)
+        try: AutoModelForCausalLM.from_pretrained(d)
+        except OSError as e: assert "model.safetensors" in str(e)
+        else: raise AssertionError("transformers made up the weights")
+        save(merge(model), None, d)
+        assert {f.name for f in Path(d).glob("*.safetensors")} == {"model.safetensors"}

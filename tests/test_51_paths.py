@@ -18,6 +18,16 @@ def test_the_ground():
     else: raise AssertionError
 
 
+def test_the_ground_2():
+    # %% ../nbs/51_paths.ipynb #5773c14f
+    assert part(["a"*i for i in range(30)], most=2, size=28) == ["a"*28, "a"*28]
+
+
+def test_the_folder():
+    # %% ../nbs/51_paths.ipynb #63ac20b5
+    assert with_error(1.234, .056, "+.2f") == "+1.23 ± 0.06" and with_error(2, None, ".1f") == "2.0 ± –"
+
+
 def test_on_the_embedded_model():
     # %% ../nbs/51_paths.ipynb #81c82ee5
     def tiny_ground(folder):

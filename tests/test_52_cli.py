@@ -1,5 +1,4 @@
 from pathlm.cli import *
-import argparse
 import json
 from pathlib import Path
 import contextlib
@@ -24,13 +23,13 @@ def test_it_works():
         code, out, _ = run("prune", *options, f"{d}/small")
         assert code == 0 and len(json.loads(out)["rows"]) == 4
         sizes = {}
-        for name, *model in ("dense",), ("pruned", f"{d}/small"):
+        for name, *model in ("dense",), ("pruned", "--model", f"{d}/small"), ("again", f"{d}/small"):
             code, out, _ = run("eval", *model, "--text", f"{d}/text.txt", "--json")
             assert code == 0
             sizes[name] = json.loads(out)
     assert set(sizes["dense"]) == {"loss", "loss_se", "perplexity", "bits_per_char", "tokens", "chars", "stored_bytes"}
     assert sizes["pruned"]["stored_bytes"] < sizes["dense"]["stored_bytes"]
-    assert sizes["pruned"]["loss"] != sizes["dense"]["loss"]
+    assert sizes["pruned"]["loss"] != sizes["dense"]["loss"] and sizes["again"] == sizes["pruned"]
 
 
 def test_it_works_2():
@@ -52,6 +51,10 @@ def test_it_works_2():
             Path(f"{d}/damaged/{name}").write_text(text)
         for argv, said in [
             (("prune", "--rate", "1.5", "--out", f"{d}/o"), "rate=1.5 is outside [0, 1)"),
+            (("prune", f"{d}/damaged", "--rate", ".5", "--out", f"{d}/damaged"), "the model itself"),
+            (("tour", "--seed", "-1", "--out", f"{d}/o"), "seed=-1"),
+            (("pretrain", "--device", "foo", "--out", f"{d}/o"), "'foo'"),
+            (("bench", "sweep", "--seed", "-1"), "seed=-1"),
             (("prune", "--rate", ".5", "--target", "q_prj", "--out", f"{d}/o"), "near: q_proj"),
             (("prune", "--rate", ".5", "--layers=9", "--out", f"{d}/o"), "9"),
             (("prune", "--rank", "999", "--out", f"{d}/o"), "r=999"),
@@ -67,6 +70,7 @@ def test_it_works_2():
             line = [l for l in err.splitlines() if l.startswith("pathlm: ")]
             assert (code, out, len(line)) == (2, "", 1) and said in line[0] and "Traceback" not in err, (argv, err)
         assert not any(p.name in ("model.safetensors", "config.json", "results.json") for p in Path(d).glob("[ot]/*"))
+        assert {p.name for p in Path(f"{d}/damaged").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_it_works_3():
@@ -100,5 +104,7 @@ def test_it_works_4():
     def stop(args): raise KeyboardInterrupt
 
     err = io.StringIO()
-    with contextlib.redirect_stderr(err): code = answer(argparse.Namespace(run=stop, out="somewhere", json=False))
-    assert code == 130 and "somewhere" in err.getvalue() and "goes on" in err.getvalue()
+    args = arguments().parse_args(["tour", "--out", "somewhere"])
+    args.run = stop
+    with contextlib.redirect_stderr(err): code = answer(args)
+    assert code == 130 and "Finished rows are in somewhere" in err.getvalue() and "goes on" in err.getvalue()

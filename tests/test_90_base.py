@@ -69,3 +69,13 @@ def test_long_loops_resume():
         other = list(resumable(["1"], square, path, {"power": 3}))
     assert ran == ["1", "2", "stop", "3", "4", "1"]
     assert [r["square"] for r in rows] == [1, 4, 9, 16] and again == rows and other == rows[:1]
+
+
+def test_long_loops_resume_2():
+    # %% ../nbs/90_base.ipynb #ffe21a96
+    with tempfile.TemporaryDirectory() as d:
+        Path(d, "notes.txt").write_text("my notes\n")
+        try: list(resumable(["1"], dict, f"{d}/notes.txt"))
+        except CheckpointError as e: assert f"{d}/notes.txt" in str(e)
+        else: raise AssertionError("a foreign file was taken for rows")
+        assert Path(d, "notes.txt").read_text() == "my notes\n"

@@ -157,10 +157,10 @@ def parser_eval(commands) -> None:
 # %% ../nbs/52_cli.ipynb #8877e59f
 def parser_pretrain(commands) -> None:
     "Declare `pathlm pretrain`."
-    p = command(commands, "pretrain", run_pretrain, "pathlm pretrain --out run --steps 4000")
+    p = command(commands, "pretrain", run_pretrain, "pathlm pretrain --out run")
     p.set_defaults(resume="The run up to its last save is in {out}; the same command goes on from there.")
     p.add_argument("--out", required=True, help="folder of the run; a run that was stopped there is continued")
-    p.add_argument("--steps", type=int, default=4000, help="steps of 4,096 tokens (4000)")
+    p.add_argument("--steps", type=int, default=3000, help="steps of 4,096 tokens (3000)")
     p.add_argument("--device", help="cpu or cuda (a GPU where there is one)")
 
 # %% ../nbs/52_cli.ipynb #bfe0eaf4

@@ -289,7 +289,7 @@ def training_data(
 # %% ../nbs/02_models.ipynb #ce4b3713
 def pretrain(
     folder: str | Path,        # Where the run is kept and the model is written; an earlier run there is continued
-    steps: int = 4000,         # Steps of 4,096 tokens
+    steps: int = 3000,         # Steps of 4,096 tokens
     seed: int = 0,             # Seeds the weights and the windows
     device: str | None = None, # "cpu", "cuda"; None takes a GPU where there is one
     every: int = 100,          # Steps between two saves

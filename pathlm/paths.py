@@ -163,7 +163,8 @@ def measure(
     row = summarize(nll, tokens, sum(map(len, ground.test)))
     return {"path": path, "stored_bytes": size, "bits_per_weight": bits_per_weight(size, weights), **row,
             "perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
-            "seconds": took, "seconds_all": time.perf_counter() - start, "notes": notes, "nll": nll.tolist(), "scored": tokens.tolist()}
+            "seconds": took, "seconds_all": time.perf_counter() - start, "notes": notes, "nll": nll.tolist(),
+            "scored": tokens.tolist()}
 
 # %% ../nbs/51_paths.ipynb #1d3b1062
 def finish_rows(

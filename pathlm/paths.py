@@ -54,8 +54,8 @@ class Ground(NamedTuple):
         return load(self.model)
 
     def batches(self, tokenizer, model, most: int | None = None):
-        "Cut the seen documents into batches of four windows, and take `most` of them in a seeded order, or all."
-        window, _ = window_and_stride(model)
+        "Cut the seen documents into batches of four short windows, and take `most` of them in a seeded order, or all."
+        window = min(256, window_and_stride(model)[0])
         found = batches(self.seen, tokenizer, window, window, batch_size=4)
         order = np.random.default_rng(self.seed).permutation(len(found))
         return [found[i] for i in order[:most]]

@@ -91,16 +91,17 @@ def whole_loss(
 
 # %% ../nbs/53_bench.ipynb #9ee33f05
 def sweep_cases() -> Iterator[tuple[str, Callable]]:
-    "Name the models and layers that are swept, and how to get them."
+    "Name the models and layers that are swept, and how to get them: model, tokenizer, target, blocks."
     def deep(): return new_model(num_hidden_layers=12).eval(), pretrained()[1]
-    for name, make in ("embedded, 6 blocks", pretrained), ("random, 12 blocks", deep):
-        yield f"{name}, all layers", lambda make=make: (*make(), None)
-        yield f"{name}, last two blocks", lambda make=make: (*make(), [-2, -1])
+    for name, make, target in (("embedded, 6 blocks, all matrices", pretrained, "all-linear"),
+                               ("random, 12 blocks, v_proj and up_proj", deep, ["v_proj", "up_proj"])):
+        yield f"{name}, all blocks", lambda make=make, target=target: (*make(), target, None)
+        yield f"{name}, last two blocks", lambda make=make, target=target: (*make(), target, [-2, -1])
 
 # %% ../nbs/53_bench.ipynb #b2d5d795
 def sweep_text(
     tokenizer,         # Of the model
-    windows: int = 8,  # How many windows of 256 tokens
+    windows: int = 4,  # How many windows of 256 tokens
 ) -> list[Batch]:      # Strided windows of which the second half is scored
     "Cut a part of the validation text into batches."
     text = max(corpus("valid").values(), key=len)
@@ -116,9 +117,9 @@ def bench_sweep(
     for name, make in sweep_cases():
         if case and case not in name: continue
         torch.manual_seed(seed)
-        model, tokenizer, layers = make()
-        todo, names = sweep_text(tokenizer), list(select(model, "all-linear", layers))
-        ours, peer = interleaved(repeat, lambda: sweep(model, todo, decompose(model, layers=layers)),  # noqa: B023
+        model, tokenizer, target, layers = make()
+        todo, names = sweep_text(tokenizer), list(select(model, target, layers))
+        ours, peer = interleaved(repeat, lambda: sweep(model, todo, decompose(model, target, layers)),  # noqa: B023
                                  lambda: straightforward(model, todo, names, RATES))  # noqa: B023
         yield row("sweep", f"{name}, {len(RATES)} rates", "wall time", "s", ours,
                   PEER, peer, repeat)

@@ -177,6 +177,7 @@ def test_everything_that_ran_before_returns_what_it_returned():
         weights, spectra = digest(*model.parameters()), decompose(model.eval())
         candidates = {n: [0, 3, 11] for n in spectra}
         fast, slow = (f(model, random_batch(), spectra, candidates) for f in (losses, plain_losses))
+        torch.testing.assert_close(fast.pop(None), batch_nll(model, random_batch()).detach(), rtol=1e-5, atol=1e-5)
         assert fast.keys() == slow.keys() and digest(*model.parameters()) == weights
         for k in fast: torch.testing.assert_close(fast[k], slow[k], rtol=1e-5, atol=1e-5)
 

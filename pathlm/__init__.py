@@ -8,10 +8,12 @@ __all__ = ['HOME']
 
 # %% ../nbs/91_door.ipynb #62aec7d1
 HOME = {
-    "base": "PathlmError SettingError UnknownModuleError NonFiniteError TextError CheckpointError OutputError",
-    "linear": "effective_weight linears select set_weight replace merge",
+    "base": "PathlmError SettingError UnknownModuleError UnknownAdapterError NonFiniteError TextError CheckpointError "
+            "OutputError",
+    "linear": "effective_weight linears select set_weight replace merge unmerge",
     "objectives": "gram weight_error output_error truncate truncate_output",
     "models": "corpus pretrain",
+    "adapters.core": "attach detach activate mixed parameter_groups save_adapter load_adapter bake",
     "spectral": "decompose prune sweep race",
     "checkpoints": "load save",
     "paths": "tour",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import pathlm
-from .base import SettingError, TextError, output_folder, resumable, write_file, write_json
+from .base import SettingError, TextError, digest, output_folder, resumable, write_file, write_json
 from .checkpoints import load, save, stored_dtype
 from pathlm.evaluate import (
     batches,
@@ -37,7 +37,7 @@ from pathlm.evaluate import (
 from .linear import blocks, replace, select
 from .models import corpus, fingerprint
 from .objectives import gram
-from .spectral import RATES, decompose, digest, prune, race, sweep, sweep_figure, truncated
+from .spectral import RATES, decompose, prune, race, sweep, sweep_figure, truncated
 
 # %% ../nbs/51_paths.ipynb #20061cad
 class Ground(NamedTuple):

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['RATES', 'Spectrum', 'spectrum', 'output_spectrum', 'sketch', 'rank_of_rate', 'check_amount', 'rank_of_energy',
            'ranks_of', 'check_known', 'condition_number', 'stable_rank', 'pays', 'FactoredLinear', 'truncated',
-           'digest', 'kept', 'decompose', 'prune', 'count', 'Call', 'recorded', 'replayed', 'called_once', 'Stop',
-           'stopping', 'passes', 'before', 'holding', 'losses', 'plain_losses', 'Sweep', 'ranks_at', 'by_document',
-           'sweep', 'gathered', 'sweep_figure', 'Race', 'behind', 'race', 'compare']
+           'decompose', 'prune', 'count', 'Call', 'recorded', 'replayed', 'called_once', 'Stop', 'stopping', 'passes',
+           'before', 'holding', 'losses', 'plain_losses', 'Sweep', 'ranks_at', 'by_document', 'sweep', 'gathered',
+           'sweep_figure', 'Race', 'behind', 'race', 'compare']
 
 # %% ../nbs/10_spectral.ipynb #e8b4e4f4
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import SettingError, read_tensors, resumable, write_tensors
+from .base import SettingError, digest, kept, resumable
 from .evaluate import Batch, batch_nll, document_nll, evaluating, paired
 from .linear import blocks, check_finite, effective_weight, linear_from, replace, select, set_weight
 from .objectives import check_rank, svd, whiten, wide
@@ -210,32 +209,6 @@ def truncated(
     return linear_from(spec.at(r).to(W), bias, getattr(layer, "kind", type(layer)))
 
 # %% ../nbs/10_spectral.ipynb #f229a293
-def digest(
-    *tensors: Tensor,  # Any tensors
-) -> str:              # 16 hexadecimal digits
-    "Hash the bytes of tensors."
-    h = hashlib.sha256()
-    for t in tensors:
-        h.update(f"{tuple(t.shape)}{t.dtype}".encode())
-        h.update(t.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
-    return h.hexdigest()[:16]
-
-# %% ../nbs/10_spectral.ipynb #d36d4e59
-def kept(
-    make: Callable[[], Spectrum],      # Computes the decomposition
-    cache: str | Path | None,          # A folder, or None
-    *of: Tensor,                       # What it is computed from
-) -> Spectrum:
-    "Read a decomposition from the cache, or compute it and put it there."
-    if cache is None: return make()
-    path = Path(cache)/f"{digest(*of)}.safetensors"
-    if path.exists(): return Spectrum(**read_tensors(path))
-    spec = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, spec._asdict())
-    return spec
-
-# %% ../nbs/10_spectral.ipynb #f3131d2a
 @torch.no_grad()
 def decompose(
     model: nn.Module,                            # A model
@@ -250,9 +223,9 @@ def decompose(
     chosen, roots = select(model, target, layers), {}
     for name, layer in chosen.items(): check_finite(f"{name}.weight", effective_weight(layer))
     def of(name, W):
-        if grams is None: return kept(lambda: spectrum(W, name), cache, W)
+        if grams is None: return Spectrum(**kept(lambda: spectrum(W, name)._asdict(), cache, "weight", W))
         G = grams[name]
-        return kept(lambda: output_spectrum(W, root(G), name), cache, W, G)
+        return Spectrum(**kept(lambda: output_spectrum(W, root(G), name)._asdict(), cache, "output", W, G))
     def root(G):
         if id(G) not in roots: roots[id(G)] = whiten(G)[0]
         return roots[id(G)]

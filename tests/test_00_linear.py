@@ -495,6 +495,7 @@ def test_choosing_layers_4():
 
     # %% ../nbs/00_linear.ipynb #28ea6114
     assert "near: q_proj" in refusal(UnknownModuleError, select, model, "q_prj")
+    assert "'embed_tokens' (of Embedding)" in refusal(UnknownModuleError, select, model, "embed_tokens")
     assert "'c_attn'" in refusal(UnknownModuleError, select, model, ["q_proj", "c_attn"])
     assert "leave no layer" in refusal(UnknownModuleError, select, model, [])
     assert "[3] outside the 3 blocks" in refusal(SettingError, select, model, "q_proj", layers=[0, 3])
@@ -591,6 +592,7 @@ def test_merging():
         assert {name: type(layer) for name, layer in walk(model)} == before
         fresh.load_state_dict(model.state_dict())
         assert torch.equal(logits(fresh), logits(model))
+        assert torch.equal(logits(unmerge(model)), pruned) and not hasattr(model, "unmerged")
 
 
 def test_merging_2():
@@ -685,4 +687,4 @@ def test_merging_3():
     print(refusal(UnknownModuleError, replace, model, "transformer.h.1.attn.c_porj", layer))
     with torch.no_grad(): layer.A[0, 0] = float("inf")
     print(refusal(NonFiniteError, merge, model))
-    assert model.get_submodule(name) is layer
+    assert model.get_submodule(name) is layer and unmerge(model).get_submodule(name) is layer

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from pathlm.base import SettingError
+from pathlm.base import digest
 from pathlm.evaluate import Batch
 from pathlm.evaluate import batch_nll
 from pathlm.linear import blocks

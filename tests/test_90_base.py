@@ -30,18 +30,32 @@ def test_files_are_whole_or_absent_2():
 
 
 def test_files_are_whole_or_absent_3():
-    # %% ../nbs/90_base.ipynb #34c7ad75
+    # %% ../nbs/90_base.ipynb #42836043
     with tempfile.TemporaryDirectory() as d:
-        path = write_tensors(f"{d}/w.safetensors", {"W": torch.arange(6.).view(2, 3).T})
-        assert torch.equal(read_tensors(path)["W"], torch.arange(6.).view(2, 3).T)
+        path = write_tensors(f"{d}/w.safetensors", {"W": torch.arange(6.).view(2, 3).T}, {"by": "hand"})
+        assert torch.equal(read_tensors(path)["W"], torch.arange(6.).view(2, 3).T) and read_metadata(path) == {"by": "hand"}
         path.write_bytes(path.read_bytes()[:-4])
         for bad in path, f"{d}/absent.safetensors":
-            try: read_tensors(bad)
-            except CheckpointError as e: assert str(bad) in str(e)
-            else: raise AssertionError(f"{bad} was read")
+            for read in read_tensors, read_metadata:
+                try: read(bad)
+                except CheckpointError as e: assert str(bad) in str(e)
+                else: raise AssertionError(f"{bad} was read")
 
 
 def test_files_are_whole_or_absent_4():
+    # %% ../nbs/90_base.ipynb #4b461853
+    with tempfile.TemporaryDirectory() as d:
+        W, made = torch.randn(3, 4), []
+        def make():
+            made.append(1)
+            return {"square": W @ W.T}
+        for cache, n in (None, 1), (d, 2), (d, 2):
+            assert torch.equal(kept(make, cache, "square", W)["square"], W @ W.T) and len(made) == n
+        kept(make, d, "square", W.bfloat16())
+        assert len(made) == 3
+
+
+def test_files_are_whole_or_absent_5():
     # %% ../nbs/90_base.ipynb #00af0642
     with tempfile.TemporaryDirectory() as d:
         assert output_folder(f"{d}/a/b").is_dir()

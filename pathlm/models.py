@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 import pathlm
-from .base import CheckpointError, SettingError, output_folder, read_tensors, write_json, write_tensors
+from .base import CheckpointError, SettingError, output_folder, read_metadata, read_tensors, write_json, write_tensors
 from .linear import check_finite
 
 # %% ../nbs/02_models.ipynb #b3916847
@@ -226,14 +226,14 @@ def mean_nll(
 # %% ../nbs/02_models.ipynb #63c0973d
 def save_state(
     folder: Path,  # The run's folder
-    model,         # The model
+    model,         # The model; what is trainable in it is written
     optimizer,     # Its AdamW
     log: dict,     # Losses, and the step
 ) -> None:
     "Write all that a run needs to go on."
-    moments = {f"{k}.{n}": optimizer.state[p][k]
-               for n, p in model.named_parameters() for k in ("exp_avg", "exp_avg_sq")}
-    write_tensors(folder/"state.safetensors", dict(model.named_parameters()) | moments, {"log": json.dumps(log)})
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    moments = {f"{k}.{n}": optimizer.state[p][k] for n, p in trained.items() for k in ("exp_avg", "exp_avg_sq")}
+    write_tensors(folder/"state.safetensors", trained | moments, {"log": json.dumps(log)})
 
 # %% ../nbs/02_models.ipynb #64d7cda6
 def load_state(
@@ -242,11 +242,10 @@ def load_state(
     optimizer,     # Its AdamW, written to
 ) -> dict:         # The log; that of a new run if there is no state
     "Take up a run where it stopped."
-    from safetensors import safe_open
     if not (folder/"state.safetensors").exists(): return {"step": 0, "train": [], "valid": [], "seconds": 0}
     state = read_tensors(folder/"state.safetensors")
-    with safe_open(folder/"state.safetensors", "pt") as f: log = json.loads(f.metadata()["log"])
-    for n, p in model.named_parameters():
+    log = json.loads(read_metadata(folder/"state.safetensors")["log"])
+    for n, p in [(n, p) for n, p in model.named_parameters() if p.requires_grad]:
         if n not in state or state[n].shape != p.shape:
             raise CheckpointError(f"{folder} holds a run of another architecture")
         p.data.copy_(state[n])

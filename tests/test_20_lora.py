@@ -50,6 +50,7 @@ def test_the_part():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #c2a1e714
     @settings(deadline=None, max_examples=25, derandomize=True)
@@ -98,6 +99,7 @@ def test_the_configuration():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #53f2d198
     for family, targets in ("Llama", ["q_proj", "k_proj", "v_proj", "up_proj"]), ("GPT-2", ["c_attn", "c_proj"]):
@@ -138,6 +140,7 @@ def test_the_configuration_2():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #81ab08ef
     model = tiny()
@@ -175,15 +178,16 @@ def test_setting_the_ranks():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #a2ede9fb
     model = tiny()
-    attach(model, LoRA(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], elastic=THREE))
+    attach(model, LoRA(r=8, lora_alpha=16, target_modules=FIVE, elastic=THREE))
     print(*rank_space(model).items(), sep="\n")
 
     # %% ../nbs/20_lora.ipynb #95dd5124
     model = tiny()
-    attach(model, LoRA(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], elastic=THREE))
+    attach(model, LoRA(r=8, lora_alpha=16, target_modules=FIVE, elastic=THREE))
     shaken(model)
     full = logits(model)
     set_ranks(model, {f"model.layers.0:{QKV}": 4, "model.layers.1:up_proj": 2})
@@ -227,10 +231,11 @@ def test_setting_the_ranks_2():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #a2ede9fb
     model = tiny()
-    attach(model, LoRA(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], elastic=THREE))
+    attach(model, LoRA(r=8, lora_alpha=16, target_modules=FIVE, elastic=THREE))
     print(*rank_space(model).items(), sep="\n")
 
     # %% ../nbs/20_lora.ipynb #db3f53bb
@@ -274,6 +279,7 @@ def test_which_sub_adapter_a_step_trains():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #2c2a2af3
     space = {"0:q": [8, 6, 4], "1:q": [8, 6, 4]}
@@ -311,6 +317,7 @@ def test_which_sub_adapter_a_step_trains_2():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #6e7be3f3
     model = tiny()
@@ -351,6 +358,7 @@ def test_which_sub_adapter_a_step_trains_3():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #14ee037f
     if importlib.util.find_spec("accelerate"):
@@ -399,6 +407,7 @@ def test_why_the_draw_is_not_in_the_forward_pass():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #09e70ceb
     class Drawing(LoRAPart):
@@ -462,6 +471,7 @@ def test_taking_a_sub_adapter_out():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #12c397cf
     model = tiny()
@@ -502,6 +512,7 @@ def test_taking_a_sub_adapter_out_2():
         raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
 
     QKV, THREE = "q_proj,k_proj,v_proj", {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
+    FIVE = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 
     # %% ../nbs/20_lora.ipynb #81542ae5
     class MLP(nn.Module):

@@ -141,7 +141,8 @@ def rank_space(
 ) -> dict[str, list[int]]:     # Group name to its choices, the largest first
     "List the groups of an elastic adapter and their choices."
     adapter = the_one(model, name)[1]
-    if not getattr(adapter, "by_group", None): raise SettingError("the adapter has no elastic ranks; see LoRA(elastic=…)")
+    if not getattr(adapter, "by_group", None):
+        raise SettingError("the adapter has no elastic ranks; see LoRA(elastic=…)")
     choices = {g: adapter.config.elastic[g.partition(":")[2]] for g in adapter.by_group}
     return {g: sorted(c, reverse=True) for g, c in choices.items()}
 

@@ -1,0 +1,1057 @@
+from pathlm.adapters.vblora import *
+import math
+import torch
+from torch import nn
+from pathlm.linear import effective_weight
+import copy
+from importlib.util import find_spec
+import transformers as tf
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+from transformers.pytorch_utils import Conv1D
+from pathlm.adapters.core import adapted
+from pathlm.adapters.core import adapters
+from pathlm.adapters.core import attach
+from pathlm.adapters.core import detach
+from pathlm.adapters.core import parameter_groups
+from pathlm.linear import merge
+from pathlm.linear import select
+from pathlm.linear import unmerge
+
+
+def test_sub_vectors():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #2de8a66d
+    bank = torch.tensor([[1., 0.], [0., 1.], [5., 5.]])
+    T, w = chosen(torch.tensor([[0., math.log(3), -9.]]), k=2)
+    assert T.tolist() == [[1, 0]]
+    torch.testing.assert_close(w, torch.tensor([[.75, .25]]))
+    torch.testing.assert_close(compose(bank, T, w), torch.tensor([[.25, .75]]))
+
+
+def test_sub_vectors_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #b43064d9
+    @settings(deadline=None, max_examples=25, derandomize=True)
+    @given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 5), st.data())
+    def check_gradients(rows, h, b, data):
+        k = data.draw(st.integers(1, h))
+        torch.manual_seed(rows + 10*h + 100*b)
+        bank, logits = torch.randn(h, b).double().requires_grad_(), torch.randn(rows, h).double().requires_grad_()
+        g = torch.randn(rows, b).double()
+        T, w = chosen(logits, k)
+        dbank, dlogits = torch.autograd.grad(compose(bank, T, w), (bank, logits), g)
+        ours = logit_gradient(bank, T, w, g)
+        torch.testing.assert_close(dlogits, torch.zeros_like(dlogits).scatter(1, T, ours))
+        torch.testing.assert_close(dbank, bank_gradient(bank, T, w, g))
+        assert ours.sum(-1).abs().max() < 1e-12 and (dlogits != 0).sum(-1).max() <= k
+        if k == 1: assert ours.abs().max() == 0
+
+    check_gradients()
+
+
+def test_composed_once_a_step():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #592da0c7
+    p = nn.Parameter(torch.ones(2))
+    before = state_of(p)
+    assert state_of(p) == before
+    p.grad = torch.ones(2)
+    torch.optim.SGD([p], lr=0.).step()
+    assert state_of(p) != before
+
+
+def test_the_adapter():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #6c757d68
+    torch.manual_seed(0)
+    adapter = VBLoRA(num_vectors=90).build({f"layer{i}": nn.Linear(768, 768) for i in range(24)})
+    bank, logits = adapter.bank.detach(), adapter.logits.detach()
+    assert bank.abs().max() <= .02 and abs(bank.var()/(.02**2/3) - 1) < .05 and abs(logits.std()/.1 - 1) < .05
+    expected = 2 * chosen(logits, 2)[1].square().sum(-1).mean() * .02**2/3
+    measured = torch.stack([p.delta() for p in adapter.parts]).std()
+    assert abs(measured/expected - 1) < .1 and abs(expected/1.34e-4 - 1) < .02
+    print(f"standard deviation of ΔW: {expected:.2e} by (3), {measured:.2e} measured")
+
+
+def test_the_adapter_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #5f63fcaf
+    for family in "Llama", "GPT-2":
+        for dtype in torch.float32, torch.bfloat16, torch.float16:
+            model = tiny(family).to(dtype)
+            before, base = copy.deepcopy(model.state_dict()), outputs(model)
+            torch.manual_seed(1)
+            adapter = attach(model, small())
+            assert {n for n, p in model.named_parameters() if p.requires_grad} == {f"pathlm_adapters.default.{n}" for n in ("bank", "logits")}
+            name, layer = next(iter(adapted(model).items()))
+            W, D, changed = effective_weight(layer.base), layer.parts["default"].delta(), outputs(model)
+            assert (changed - base).abs().max() > .01 and torch.linalg.matrix_rank(D.float()) == 4
+            for _ in range(10): merge(model) and unmerge(model)
+            assert torch.equal(effective_weight(merge(model).get_submodule(name)), (W.float() + D.float()).to(dtype))
+            if dtype == torch.float32: assert relative(outputs(model), changed) < 1e-6
+            after = detach(model).state_dict()
+            assert all(torch.equal(before[k], after[k]) for k in before) and torch.equal(outputs(model), base)
+
+
+def test_the_adapter_3():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #48e19c00
+    model = tiny()
+    base = outputs(model)
+    adapter = attach(model, small(zero_init=True))
+    assert torch.equal(outputs(model), base) and adapter.gates.shape == (14,)
+    optimizer = torch.optim.AdamW(parameter_groups(model))
+    ids = torch.arange(24).view(2, 12)
+    norms = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        norms.append([p.grad.norm().item() for p in (adapter.gates, adapter.bank, adapter.logits)])
+        optimizer.step()
+    assert norms[0][0] > 0 and norms[0][1:] == [0, 0] and all(n > 0 for n in norms[1])
+    assert (outputs(model) - base).abs().max() > 0
+
+
+def test_the_same_numbers_as_peft_s():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #e3753e7a
+    for kind in (nn.Linear, Conv1D) if find_spec("peft") else ():
+        net = mlp(kind=kind)
+        ours = copy.deepcopy(net)
+        adapter = attach(ours, small(topk=3))
+        twin = peft_twin(net, adapter)
+        x = torch.randn(5, 48)
+        for model in ours, twin: model(x).square().sum().backward()
+        assert relative(ours(x), twin(x)) < 1e-6
+        assert relative(adapter.bank.grad, twin.base_model.vblora_vector_bank["default"].grad) < 1e-5
+        for name, part in zip(adapter.names, adapter.parts, strict=True):
+            layer = twin.base_model.model.get_submodule(name)
+            D = layer.get_delta_weight("default")
+            assert relative(part.delta(), D.T if kind is Conv1D else D) < 1e-6
+            grads = adapter.logits.grad[part.start:part.middle], adapter.logits.grad[part.middle:part.stop]
+            A, B = (g.view(4, -1, 10) for g in grads)
+            assert relative(A, layer.vblora_logits_A["default"].grad) < 1e-5
+            assert relative(B.transpose(0, 1), layer.vblora_logits_B["default"].grad) < 1e-5
+
+
+def test_how_often_it_composes():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #1010f40a
+    class Count(TorchDispatchMode):
+        "Count the calls of top-k."
+        def __init__(self):
+            super().__init__()
+            self.topk = 0
+
+        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+            self.topk += f is torch.ops.aten.topk.default
+            return f(*args, **(kwargs or {}))
+
+    def blocks_of(model, x, how):
+        "Run a network of equal blocks, checkpointed or not."
+        for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
+        return x
+
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def stepped(how, plain=False, **changes):
+        "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
+        torch.manual_seed(0)
+        model = nn.Sequential(block(), block(), block())
+        adapter = attach(model, small(**changes))
+        if plain: adapter.composed = lambda part: composed_alone(adapter, part)
+        optimizer = torch.optim.SGD(adapter.groups())
+        with Count() as count:
+            for x in torch.randn(4, 5, 48): blocks_of(model, x.requires_grad_(), how).square().mean().backward()
+            before, grads = count.topk, [p.grad.to_dense().clone() for p in adapter.parameters()]
+            optimizer.step()
+            for x in torch.randn(2, 5, 48):
+                with torch.no_grad(): model(x)
+                with torch.inference_mode(): model(x)
+        return grads, before, count.topk - before
+
+    # %% ../nbs/21_vblora.ipynb #584bc9f8
+    reference, *counts = stepped(None, plain=True)
+    assert counts == [4*6, 4*6]
+    for how in None, "reentrant", "not reentrant":
+        for sparse in False, True:
+            grads, *counts = stepped(how, sparse_gradients=sparse)
+            assert counts == [1, 1]
+            for ours, plain in zip(grads, reference, strict=True): torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_how_often_it_composes_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #1010f40a
+    class Count(TorchDispatchMode):
+        "Count the calls of top-k."
+        def __init__(self):
+            super().__init__()
+            self.topk = 0
+
+        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+            self.topk += f is torch.ops.aten.topk.default
+            return f(*args, **(kwargs or {}))
+
+    def blocks_of(model, x, how):
+        "Run a network of equal blocks, checkpointed or not."
+        for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
+        return x
+
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def stepped(how, plain=False, **changes):
+        "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
+        torch.manual_seed(0)
+        model = nn.Sequential(block(), block(), block())
+        adapter = attach(model, small(**changes))
+        if plain: adapter.composed = lambda part: composed_alone(adapter, part)
+        optimizer = torch.optim.SGD(adapter.groups())
+        with Count() as count:
+            for x in torch.randn(4, 5, 48): blocks_of(model, x.requires_grad_(), how).square().mean().backward()
+            before, grads = count.topk, [p.grad.to_dense().clone() for p in adapter.parameters()]
+            optimizer.step()
+            for x in torch.randn(2, 5, 48):
+                with torch.no_grad(): model(x)
+                with torch.inference_mode(): model(x)
+        return grads, before, count.topk - before
+
+    # %% ../nbs/21_vblora.ipynb #1c5a18f2
+    class Sneaky(torch.optim.Optimizer):
+        "An optimizer that writes through `.data`."
+        def step(self):
+            for p in self.param_groups[0]["params"]: p.data.mul_(2)
+
+    def follows(model, adapter):
+        "Check that the model's output is that of its numbers now."
+        x = torch.ones(1, 48)
+        expected = nn.Sequential(nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 48)).to(adapter.logits)
+        for n, layer in zip("02", (model[0], model[2]), strict=True):
+            A, Bt = composed_alone(adapter, adapter.parts[n == "2"])
+            W = layer.base.weight + Bt.T @ A
+            with torch.no_grad():
+                expected[int(n)].weight.copy_(W), expected[int(n)].bias.copy_(layer.base.bias)
+        torch.testing.assert_close(model(x.to(adapter.logits)), expected(x.to(adapter.logits)))
+
+    # %% ../nbs/21_vblora.ipynb #68e2da0e
+    model = mlp()
+    adapter = attach(model, small())
+    follows(model, adapter)
+    Sneaky(adapter.parameters(), {}).step()
+    follows(model, adapter)
+    nn.init.normal_(adapter.logits)
+    follows(model, adapter)
+    follows(model.double(), adapter)
+    other = copy.deepcopy(model)
+    nn.init.normal_(adapters(other)["default"].bank)
+    follows(other, adapters(other)["default"])
+    follows(model, adapter)
+    loss = model(torch.ones(1, 48).double()).sum()
+    nn.init.normal_(adapter.bank)
+    assert "changed between" in refusal(RuntimeError, loss.backward)
+
+
+def test_how_often_it_composes_3():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #1010f40a
+    class Count(TorchDispatchMode):
+        "Count the calls of top-k."
+        def __init__(self):
+            super().__init__()
+            self.topk = 0
+
+        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+            self.topk += f is torch.ops.aten.topk.default
+            return f(*args, **(kwargs or {}))
+
+    def blocks_of(model, x, how):
+        "Run a network of equal blocks, checkpointed or not."
+        for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
+        return x
+
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def stepped(how, plain=False, **changes):
+        "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
+        torch.manual_seed(0)
+        model = nn.Sequential(block(), block(), block())
+        adapter = attach(model, small(**changes))
+        if plain: adapter.composed = lambda part: composed_alone(adapter, part)
+        optimizer = torch.optim.SGD(adapter.groups())
+        with Count() as count:
+            for x in torch.randn(4, 5, 48): blocks_of(model, x.requires_grad_(), how).square().mean().backward()
+            before, grads = count.topk, [p.grad.to_dense().clone() for p in adapter.parameters()]
+            optimizer.step()
+            for x in torch.randn(2, 5, 48):
+                with torch.no_grad(): model(x)
+                with torch.inference_mode(): model(x)
+        return grads, before, count.topk - before
+
+    # %% ../nbs/21_vblora.ipynb #1c5a18f2
+    class Sneaky(torch.optim.Optimizer):
+        "An optimizer that writes through `.data`."
+        def step(self):
+            for p in self.param_groups[0]["params"]: p.data.mul_(2)
+
+    def follows(model, adapter):
+        "Check that the model's output is that of its numbers now."
+        x = torch.ones(1, 48)
+        expected = nn.Sequential(nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 48)).to(adapter.logits)
+        for n, layer in zip("02", (model[0], model[2]), strict=True):
+            A, Bt = composed_alone(adapter, adapter.parts[n == "2"])
+            W = layer.base.weight + Bt.T @ A
+            with torch.no_grad():
+                expected[int(n)].weight.copy_(W), expected[int(n)].bias.copy_(layer.base.bias)
+        torch.testing.assert_close(model(x.to(adapter.logits)), expected(x.to(adapter.logits)))
+
+    # %% ../nbs/21_vblora.ipynb #61fe5196
+    def grads_of(f, model, x):
+        "The output, and the gradients of all that is trained."
+        model.zero_grad()
+        y = f(x)
+        y.square().sum().backward()
+        return [y.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
+
+    # %% ../nbs/21_vblora.ipynb #407fef2f
+    model, x = mlp(), torch.randn(3, 48)
+    attach(model.train(), small(zero_init=True))
+    nn.init.normal_(adapters(model)["default"].gates)
+    for backend in "eager", "aot_eager":
+        compiled = grads_of(torch.compile(model, fullgraph=True, backend=backend), model, x)
+        for a, b in zip(compiled, grads_of(model, model, x), strict=True): torch.testing.assert_close(a, b)
+
+
+def test_counts():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #8cfac38c
+    def on_meta(kind, config, **kwargs):
+        "The linear layers of an architecture, without weights."
+        with torch.device("meta"): return kind(config, **kwargs)
+
+    roberta = {"base": tf.RobertaConfig(), "large": tf.RobertaConfig(hidden_size=1024, num_hidden_layers=24,
+        num_attention_heads=16, intermediate_size=4096)}
+    llama3b = tf.LlamaConfig(hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
+        num_key_value_heads=8, head_dim=128)
+    llama13b = tf.LlamaConfig(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)
+
+    table = [  # Model, targets, settings, layers, trained parameters, bytes
+        ("RoBERTa-base", ["query", "value"], dict(num_vectors=90), 24, 74_880, 95_616),
+        ("RoBERTa-base", "all-linear", dict(num_vectors=90), 72, 256_320, 107_712),
+        ("RoBERTa-large", ["query", "value"], dict(num_vectors=90), 48, 161_280, 101_376),
+        ("RoBERTa-large", "all-linear", dict(num_vectors=90), 144, 645_120, 133_632),
+        ("GPT2-medium", "all-linear", dict(), 96, 1_638_400, 299_008),
+        ("GPT2-large", "all-linear", dict(num_vectors=350), 144, 4_121_600, 450_560),
+        ("Llama-2-7B", "all-linear", dict(num_vectors=2048), 224, 80_478_208, 2_409_472),
+        ("Llama-2-13B", "all-linear", dict(num_vectors=2048, r=6), 280, 188_284_928, 2_830_592),
+        ("Llama-2-13B", "all-linear", dict(num_vectors=4096), 280, 251_396_096, 4_683_264),
+        ("Mistral-7B", "all-linear", dict(num_vectors=2048), 224, 84_410_368, 2_424_832),
+        ("Gemma-7B", "all-linear", dict(num_vectors=2048), 196, 100_532_224, 2_487_808),
+        ("Llama-3.2-3B", ["q_proj", "v_proj"], dict(num_vectors=256), 56, 1_212_416, 289_024),
+        ("Llama-3.2-3B", ["q_proj", "v_proj"], dict(num_vectors=1024), 56, 4_849_664, 1_084_416),
+        ("Llama-3.2-3B", "all-linear", dict(num_vectors=2048), 196, 49_152_000, 2_287_104)]
+
+    def architecture(name):
+        "A model by name, on the meta device."
+        if name.startswith("RoBERTa"): return on_meta(tf.RobertaModel, roberta[name[8:]], add_pooling_layer=False)
+        if name == "GPT2-medium": return on_meta(tf.GPT2Model, tf.GPT2Config(n_embd=1024, n_layer=24, n_head=16))
+        if name == "GPT2-large": return on_meta(tf.GPT2Model, tf.GPT2Config(n_embd=1280, n_layer=36, n_head=20))
+        if name == "Mistral-7B": return on_meta(tf.MistralModel, tf.MistralConfig())
+        if name == "Gemma-7B": return on_meta(tf.GemmaModel, tf.GemmaConfig())
+        return on_meta(tf.LlamaModel, {"Llama-2-7B": tf.LlamaConfig(), "Llama-2-13B": llama13b, "Llama-3.2-3B": llama3b}[name])
+
+    # %% ../nbs/21_vblora.ipynb #79d619a1
+    print(f"{'':14} {'targets':14} {'h':>4} r {'rows':>6} {'trained':>11} {'bytes':>9} {'packed':>9}")
+    for name, targets, changes, layers, parameters, size in table:
+        config, shapes = VBLoRA(target_modules=targets, **changes), shapes_of(select(architecture(name), targets))
+        assert (len(shapes), count_trained(config, shapes), count_bytes(config, shapes)) == (layers, parameters, size)
+        packed = count_bytes(VBLoRA(packed=True, target_modules=targets, **changes), shapes)
+        print(f"{name:14} {targets if isinstance(targets, str) else ','.join(targets):14} {config.num_vectors:4} {config.r} "
+          f"{count_rows(config, shapes):6} {parameters:11,} {size:9,} {packed:9,}")
+
+
+def test_the_file():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #782b0767
+    torch.manual_seed(0)
+    for k in 1, 2, 3, 4, 6:
+        for scale in 1, 10, 100:
+            bank, logits = torch.rand(90, 16) - .5, scale * torch.randn(2000, 90)
+            T, w = chosen(logits, k)
+            again = spread(T, w[:, 1:], 90)
+            T2, w2 = chosen(again, k)
+            assert again.isfinite().all() and torch.equal(T.sort().values, T2.sort().values)
+            assert relative(compose(bank, T2, w2), compose(bank, T, w)) < 3e-7
+
+
+def test_the_file_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #fd719fb6
+    @settings(deadline=None, max_examples=25, derandomize=True)
+    @given(st.integers(1, 5000), st.integers(0, 20), st.integers(1, 6))
+    def check_bits(h, rows, k):
+        torch.manual_seed(h)
+        numbers, bits = torch.randint(0, h, (rows, k)), bits_of(h)
+        packed = packed_bits(numbers, bits)
+        assert len(packed) == -(-rows*k*bits//8) and torch.equal(unpacked_bits(packed, bits, (rows, k)), numbers)
+
+    check_bits()
+
+
+def test_the_file_3():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    # %% ../nbs/21_vblora.ipynb #cd9daaa7
+    for k in 2, 3, 6:
+        w = chosen(torch.randn(5000, 20), k)[1][:, 1:]
+        error = (from_eighth(eighth(w)) - w).abs().amax(0)
+        assert (error <= 1/(510*torch.arange(2, k + 1)) + 1e-6).all() and from_eighth(eighth(w)).sum(-1).max() < 1

@@ -17,7 +17,17 @@ import torch
 from torch import nn
 
 import pathlm
-from .base import CheckpointError, OutputError, output_folder, read_json, read_tensors, write_json, write_tensors
+from .adapters.core import STORE, adapters
+from pathlm.base import (
+    CheckpointError,
+    OutputError,
+    SettingError,
+    output_folder,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from .linear import effective_weight, replace
 from .models import EMBEDDED, one_line, pretrained, sound, tokenizer_of
 from .spectral import FactoredLinear
@@ -45,7 +55,7 @@ def own_tensors(
     "Collect the tensors of a model that need storing."
     tied, found = set(getattr(model, "all_tied_weights_keys", None) or ()), {}
     for name, t in model.state_dict().items():
-        if name not in tied: found[name] = t.to(dtype) if dtype and t.is_floating_point() else t
+        if name not in tied and not name.startswith(f"{STORE}."): found[name] = t.to(dtype) if dtype and t.is_floating_point() else t
     return found
 
 # %% ../nbs/50_checkpoints.ipynb #d4db9f28
@@ -57,6 +67,8 @@ def save(
     dtype: torch.dtype | None = None,  # Type to store floating tensors in; None keeps each one's own
 ) -> Path:                             # The folder
     "Save a model, compressed or not, as a folder that `load` reads."
+    if (there := adapters(model)) and not hasattr(model, "unmerged"): raise SettingError(
+        f"the model carries the adapters {', '.join(there)}: save_adapter keeps them, merge or bake folds them in")
     folder = output_folder(folder)
     draft = output_folder(folder/f".{os.getpid()}.part")
     forms, name = forms_of(model), str(dtype or model.dtype).removeprefix("torch.")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cut', 'json_texts', 'read_documents', 'windows', 'context', 'window_and_stride', 'Batch', 'pack', 'encode', 'batches',
            'scored_logits', 'batch_nll', 'evaluating', 'document_nll', 'ratio', 'perplexity', 'summarize', 'evaluate',
-           'paired', 'few_shot', 'shared', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
+           'paired', 'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
            'stored_bytes', 'tensor_bytes', 'bits_per_weight']
 
 # %% ../nbs/03_evaluate.ipynb #11268bea
@@ -165,7 +165,6 @@ def batches(
     raise TextError(f"the text has {tokens} tokens, and one window needs {window}")
 
 # %% ../nbs/03_evaluate.ipynb #7e56cbbb
-@torch.no_grad()
 def scored_logits(
     model: torch.nn.Module,  # A causal language model that is called as those of transformers are
     batch: Batch,            # On the model's device
@@ -180,6 +179,7 @@ def scored_logits(
     return logits[at] if logits.shape[:2] == at.shape else logits[0]
 
 # %% ../nbs/03_evaluate.ipynb #a8c7b3c8
+@torch.no_grad()
 def batch_nll(
     model: torch.nn.Module,  # A causal language model
     batch: Batch,            # Windows
@@ -292,7 +292,7 @@ def few_shot(
     return "".join(template.format(**row) + answers[row[label]] + gap for row in draw.sample(turns, shots))
 
 # %% ../nbs/03_evaluate.ipynb #ab239e25
-def shared(
+def common_prefix(
     rows: list[list[int]],  # Sequences of tokens
 ) -> int:                   # How many tokens they begin with in common
     "Count the tokens that all rows share at their beginning."
@@ -307,7 +307,7 @@ def choice_rows(
 ) -> list[tuple[list, list]]:  # (ids, targets) of each choice
     "Tokenize an item so that each choice is scored after the same tokens."
     texts = [encode(tokenizer, prompt + choice) for choice in choices]
-    start = shared([encode(tokenizer, prompt), *texts])
+    start = common_prefix([encode(tokenizer, prompt), *texts])
     if not start: raise TextError(f"nothing stands before the choices {choices} for them to continue")
     for choice, ids in zip(choices, texts):
         if len(ids) == start: raise TextError(f"the choice {choice!r} adds no token to its prompt")

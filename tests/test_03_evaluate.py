@@ -1038,8 +1038,8 @@ def test_multiple_choice_2():
     for text in "is ", "is yes", "is 12": print(tokenizer.convert_ids_to_tokens(encode(tokenizer, text)))
 
     # %% ../nbs/03_evaluate.ipynb #2ca5b4cd
-    assert shared([encode(tokenizer, t) for t in ("is ", "is yes", "is 12")]) == 3  # <s> i s
-    assert shared([encode(tokenizer, t) for t in ("is ", "is 11", "is 12")]) == 4 and shared([[1, 2], [1, 2, 3]]) == 2
+    assert common_prefix([encode(tokenizer, t) for t in ("is ", "is yes", "is 12")]) == 3  # <s> i s
+    assert common_prefix([encode(tokenizer, t) for t in ("is ", "is 11", "is 12")]) == 4 and common_prefix([[1, 2], [1, 2, 3]]) == 2
 
 
 def test_multiple_choice_3():

@@ -1,9 +1,15 @@
 from pathlm.adapters.vblora import *
 import math
+from pathlib import Path
 import torch
+from torch import Tensor
 from torch import nn
+from pathlm.adapters.core import steps
+from pathlm.base import CheckpointError
+from pathlm.base import SettingError
 from pathlm.linear import effective_weight
 import copy
+import tempfile
 from importlib.util import find_spec
 import transformers as tf
 from hypothesis import given
@@ -12,11 +18,16 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
+from pathlm.adapters.core import activate
 from pathlm.adapters.core import adapted
 from pathlm.adapters.core import adapters
 from pathlm.adapters.core import attach
 from pathlm.adapters.core import detach
+from pathlm.adapters.core import load_adapter
+from pathlm.adapters.core import mixed
 from pathlm.adapters.core import parameter_groups
+from pathlm.adapters.core import save_adapter
+from pathlm.adapters.core import trained
 from pathlm.linear import merge
 from pathlm.linear import select
 from pathlm.linear import unmerge
@@ -50,6 +61,10 @@ def test_sub_vectors():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -69,6 +84,22 @@ def test_sub_vectors():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #2de8a66d
     bank = torch.tensor([[1., 0.], [0., 1.], [5., 5.]])
@@ -106,6 +137,10 @@ def test_sub_vectors_2():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -125,6 +160,22 @@ def test_sub_vectors_2():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #b43064d9
     @settings(deadline=None, max_examples=25, derandomize=True)
@@ -173,6 +224,10 @@ def test_composed_once_a_step():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -192,6 +247,22 @@ def test_composed_once_a_step():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #592da0c7
     p = nn.Parameter(torch.ones(2))
@@ -230,6 +301,10 @@ def test_the_adapter():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -249,6 +324,22 @@ def test_the_adapter():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #6c757d68
     torch.manual_seed(0)
@@ -289,6 +380,10 @@ def test_the_adapter_2():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -308,6 +403,22 @@ def test_the_adapter_2():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #5f63fcaf
     for family in "Llama", "GPT-2":
@@ -355,6 +466,10 @@ def test_the_adapter_3():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -374,6 +489,22 @@ def test_the_adapter_3():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #48e19c00
     model = tiny()
@@ -420,6 +551,10 @@ def test_the_same_numbers_as_peft_s():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -439,6 +574,22 @@ def test_the_same_numbers_as_peft_s():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #e3753e7a
     for kind in (nn.Linear, Conv1D) if find_spec("peft") else ():
@@ -488,6 +639,10 @@ def test_how_often_it_composes():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -508,6 +663,22 @@ def test_how_often_it_composes():
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
 
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
     # %% ../nbs/21_vblora.ipynb #1010f40a
     class Count(TorchDispatchMode):
         "Count the calls of top-k."
@@ -523,9 +694,6 @@ def test_how_often_it_composes():
         "Run a network of equal blocks, checkpointed or not."
         for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
         return x
-
-    def block(width=48):
-        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
 
     def stepped(how, plain=False, **changes):
         "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
@@ -581,6 +749,10 @@ def test_how_often_it_composes_2():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -601,6 +773,22 @@ def test_how_often_it_composes_2():
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
 
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
     # %% ../nbs/21_vblora.ipynb #1010f40a
     class Count(TorchDispatchMode):
         "Count the calls of top-k."
@@ -616,9 +804,6 @@ def test_how_often_it_composes_2():
         "Run a network of equal blocks, checkpointed or not."
         for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
         return x
-
-    def block(width=48):
-        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
 
     def stepped(how, plain=False, **changes):
         "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
@@ -699,6 +884,10 @@ def test_how_often_it_composes_3():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -719,6 +908,22 @@ def test_how_often_it_composes_3():
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
 
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
     # %% ../nbs/21_vblora.ipynb #1010f40a
     class Count(TorchDispatchMode):
         "Count the calls of top-k."
@@ -734,9 +939,6 @@ def test_how_often_it_composes_3():
         "Run a network of equal blocks, checkpointed or not."
         for block in model: x = block(x) if how is None else checkpoint(block, x, use_reentrant=how == "reentrant")
         return x
-
-    def block(width=48):
-        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
 
     def stepped(how, plain=False, **changes):
         "The gradients of a step of four micro-batches and how many top-k it took, with two evaluations after it."
@@ -816,6 +1018,10 @@ def test_counts():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -835,6 +1041,22 @@ def test_counts():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #8cfac38c
     def on_meta(kind, config, **kwargs):
@@ -910,6 +1132,10 @@ def test_the_file():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -929,6 +1155,22 @@ def test_the_file():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #782b0767
     torch.manual_seed(0)
@@ -970,6 +1212,10 @@ def test_the_file_2():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -989,6 +1235,22 @@ def test_the_file_2():
                 layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #fd719fb6
     @settings(deadline=None, max_examples=25, derandomize=True)
@@ -1030,6 +1292,10 @@ def test_the_file_3():
         "The relative difference of two tensors in the Frobenius norm."
         return ((a - b).norm() / b.norm()).item()
 
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
         try: f(*args, **kwargs)
@@ -1050,8 +1316,728 @@ def test_the_file_3():
                 layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
         return twin
 
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
     # %% ../nbs/21_vblora.ipynb #cd9daaa7
     for k in 2, 3, 6:
         w = chosen(torch.randn(5000, 20), k)[1][:, 1:]
         error = (from_eighth(eighth(w)) - w).abs().amax(0)
         assert (error <= 1/(510*torch.arange(2, k + 1)) + 1e-6).all() and from_eighth(eighth(w)).sum(-1).max() < 1
+
+
+def test_the_file_4():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #06885b75
+    with tempfile.TemporaryDirectory() as d:
+        for changes in {}, {"topk": 1}, {"topk": 4, "num_vectors": 256}, {"num_vectors": 257}, {"packed": True}, \
+                {"save_only_topk_weights": False}, {"zero_init": True}:
+            model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(300)))
+            attach(model, config := small(**changes))
+            whole, of_tensors = file_bytes(save_adapter(model, d))
+            shapes = {str(i): (16, 16) for i in range(300)}
+            assert of_tensors == count_bytes(config, shapes) and whole - of_tensors <= 2048
+            assert trained(model) == count_trained(config, shapes)
+
+
+def test_the_file_5():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #72b133f4
+    for changes in {"topk": 1}, {"topk": 2}, {"topk": 4}, {"topk": 6}, {"zero_init": True}, {"save_only_topk_weights": False}:
+        for dtype in torch.float32, torch.bfloat16, torch.float16:
+            model, other = tiny().to(dtype), tiny().to(dtype)
+            ours = attach(model, small(**changes))
+            loss = dressed(model)
+            with tempfile.TemporaryDirectory() as d: theirs = load_adapter(other, save_adapter(model, d))
+            for a, b in zip(ours.parts, theirs.parts, strict=True): assert relative(b.delta(), a.delta()) < 1e-6
+            ids = torch.arange(24).view(2, 12)
+            again = other(ids, labels=ids).loss.item()
+            assert abs(again - loss) <= (1e-5 if dtype == torch.float32 else 1e-2)
+            assert math.isfinite(dressed(other)) and all(p.isfinite().all() for p in theirs.parameters())
+        if "save_only_topk_weights" in changes:
+            with tempfile.TemporaryDirectory() as d:
+                assert torch.equal(load_adapter(tiny().to(dtype), save_adapter(model, d)).logits, ours.logits)
+
+
+def test_the_file_6():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #e59c48f2
+    model, other = tiny(), tiny()
+    ours = attach(model, small(packed=True, num_vectors=90))
+    with tempfile.TemporaryDirectory() as d: theirs = load_adapter(other, save_adapter(model, d))
+    errors = [relative(b.delta(), a.delta()) for a, b in zip(ours.parts, theirs.parts, strict=True)]
+    assert 0 < max(errors) < .01 and relative(theirs.bank, ours.bank) < 2**-9
+
+
+def test_one_bank_for_several_tasks():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #b1ccf54e
+    with tempfile.TemporaryDirectory() as d:
+        first, second = tiny(), tiny()
+        attach(first, small())
+        dressed(first)
+        save_adapter(first, f"{d}/first")
+        shared = attach(second, small(bank=f"{d}/first"))
+        bank = adapters(first)["default"].bank.clone()
+        assert [g["name"] for g in parameter_groups(second)] == ["logits"]
+        dressed(second)
+        assert torch.equal(shared.bank, bank) and trained(second) == shared.logits.numel()
+        save_adapter(second, f"{d}/second")
+        rows = len(shared.logits)
+        assert file_bytes(f"{d}/second")[1] == rows*(4 + 2) == count_bytes(shared.config, shapes_of(select(tiny())))
+        assert relative(outputs(load := tiny()), outputs(second)) > 1e-3
+        load_adapter(load, f"{d}/second")
+        torch.testing.assert_close(outputs(load), outputs(second))
+        dressed(first)
+        save_adapter(first, f"{d}/first")
+        print(refusal(CheckpointError, load_adapter, tiny(), f"{d}/second").replace(d, "DIR"))
+        print(refusal(SettingError, attach, tiny(), small(bank=f"{d}/first", num_vectors=11)).replace(d, "DIR"))
+        print(refusal(SettingError, attach, tiny(), small(bank=f"{d}/third")).replace(d, "DIR"))
+
+
+def test_many_adapters_and_as_lora():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #3170a027
+    model = tiny()
+    attach(model, small(), "a")
+    attach(model, small(r=2, num_vectors=5, vector_length=8, topk=3, target_modules=["q_proj", "down_proj"]), "b")
+    ids = torch.randint(0, 96, (4, 12), generator=torch.Generator().manual_seed(0))
+    alone = {}
+    for name in "a", "b", "__base__":
+        activate(model, *([] if name == "__base__" else [name]))
+        alone[name] = model(ids).logits
+    names = ["b", "a", "__base__", "b"]
+    with mixed(model, names): together = model(ids).logits
+    for i, name in enumerate(names): assert relative(together[i], alone[name][i]) < 1e-6
+    assert (alone["a"] - alone["b"]).abs().max() > .01
+    activate(model, "a")
+    detach(model, "b")
+    assert torch.equal(model(ids).logits, alone["a"])
+
+
+def test_many_adapters_and_as_lora_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #448894ca
+    model = tiny("GPT-2")
+    adapter = attach(model, small(zero_init=True))
+    nn.init.normal_(adapter.gates)
+    expected, factors = outputs(model), lora_factors(adapter)
+    detach(model)
+    with torch.no_grad():
+        for name, (A, B) in factors.items():
+            assert A.shape[0] == B.shape[1] == 4
+            effective_weight(model.get_submodule(name)).add_(B @ A)
+    assert relative(outputs(model), expected) < 1e-5
+
+
+def test_lazy_adam():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #792130c3
+    def run(kind, steps=12, resumed=False, **changes):
+        "Train a network, and return its parameters and the optimizer."
+        torch.manual_seed(0)
+        model = nn.Sequential(block(), block())
+        adapter = attach(model, small(num_vectors=40, **changes))
+        optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
+        for i in range(steps):
+            optimizer.zero_grad()
+            (model(x[i]) - x[i]).square().mean().backward()
+            optimizer.step()
+            if resumed and i == 4:
+                saved, optimizer = copy.deepcopy(optimizer.state_dict()), kind(adapter.groups())
+                optimizer.load_state_dict(saved)
+        return adapter, optimizer
+
+    # %% ../nbs/21_vblora.ipynb #dd976f43
+    dense, adam = run(torch.optim.Adam)
+    for changes in {}, {"sparse_gradients": True}, {"resumed": True}:
+        lazy, optimizer = run(LazyAdam, **changes)
+        for a, b in zip(lazy.parameters(), dense.parameters(), strict=True): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        state = optimizer.state[lazy.logits]
+        assert state["at"].dtype == torch.int64 and state["step"] == 12
+        still = torch.ones(lazy.logits.numel(), dtype=torch.bool).index_fill_(0, state["at"], False)
+        assert torch.equal(lazy.logits.flatten()[still], run(LazyAdam, steps=0)[0].logits.flatten()[still])
+        touched = len(state["at"])/lazy.logits.numel()
+        assert .05 <= touched < .5
+    print(f"after 12 steps {100*touched:.0f} % of the logits have had a gradient; k/h is {100*2/40:.0f} %")
+    assert "LazyAdam takes 0 only" in refusal(SettingError, LazyAdam, [{"params": dense.parameters(), "weight_decay": .1}])
+
+
+def test_lazy_adam_2():
+    # %% ../nbs/21_vblora.ipynb #57fac1f4
+    def mlp(kind=nn.Linear):
+        "Two linear layers with something in between."
+        torch.manual_seed(0)
+        return nn.Sequential(kind(48, 32), nn.Tanh(), kind(32, 48)) if kind is nn.Linear else \
+            nn.Sequential(kind(32, 48), nn.Tanh(), kind(48, 32))
+
+    def tiny(name="Llama"):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        torch.manual_seed(0)
+        if name == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**ids, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2)).eval()
+
+    def small(**changes):
+        "A configuration that fits the tiny models."
+        return VBLoRA(**{"num_vectors": 10, "vector_length": 16, "init_vector_bank_bound": .5, "init_logits_std": 1.} | changes)
+
+    def outputs(model):
+        "What a model says about a fixed input."
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def relative(a, b):
+        "The relative difference of two tensors in the Frobenius norm."
+        return ((a - b).norm() / b.norm()).item()
+
+    # %% ../nbs/21_vblora.ipynb #ab493a06
+    def block(width=48):
+        return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, width))
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def peft_twin(net, adapter, **settings):
+        "The same network under PEFT with the numbers of an adapter of ours."
+        import peft
+        c = adapter.config
+        twin = peft.get_peft_model(copy.deepcopy(net), peft.VBLoRAConfig(r=c.r, num_vectors=c.num_vectors,
+            vector_length=c.vector_length, topk=c.topk, target_modules=adapter.names,
+            fan_in_fan_out=isinstance(net[0], Conv1D), **settings))
+        with torch.no_grad():
+            twin.base_model.vblora_vector_bank["default"].copy_(adapter.bank)
+            for name, part in zip(adapter.names, adapter.parts, strict=True):
+                layer, (A, B) = twin.base_model.model.get_submodule(name), part.tables()
+                layer.vblora_logits_A["default"].copy_(A), layer.vblora_logits_B["default"].copy_(B)
+        return twin
+
+    def dressed(model):
+        "Train an adapter's model for a few steps and return its loss."
+        ids = torch.arange(24).view(2, 12)
+        optimizer = torch.optim.AdamW(parameter_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+        return model(ids, labels=ids).loss.item()
+
+    def file_bytes(folder):
+        "Bytes of both files of an adapter, and of its tensors."
+        from safetensors.torch import load_file
+        tensors = load_file(Path(folder)/"adapter.safetensors")
+        return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
+
+    # %% ../nbs/21_vblora.ipynb #792130c3
+    def run(kind, steps=12, resumed=False, **changes):
+        "Train a network, and return its parameters and the optimizer."
+        torch.manual_seed(0)
+        model = nn.Sequential(block(), block())
+        adapter = attach(model, small(num_vectors=40, **changes))
+        optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
+        for i in range(steps):
+            optimizer.zero_grad()
+            (model(x[i]) - x[i]).square().mean().backward()
+            optimizer.step()
+            if resumed and i == 4:
+                saved, optimizer = copy.deepcopy(optimizer.state_dict()), kind(adapter.groups())
+                optimizer.load_state_dict(saved)
+        return adapter, optimizer
+
+    # %% ../nbs/21_vblora.ipynb #544b5d34
+    def held(kind, **changes):
+        "Bytes that the logits, their gradient and their optimizer's state take after three steps, in all and by dense ones."
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256))
+        adapter = attach(model, small(num_vectors=2048, init_logits_std=.1, **changes))
+        optimizer = kind(adapter.groups())
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(x := torch.randn(32, 256)) - x).square().mean().backward()
+            optimizer.step()
+        p, g = adapter.logits, adapter.logits.grad
+        parts = [g.coalesce().indices(), g.coalesce().values()] if g.is_sparse else [g]
+        return sum(t.nbytes for t in [p, *parts, *optimizer.state[p].values()] if isinstance(t, Tensor)) / p.nbytes
+
+    # %% ../nbs/21_vblora.ipynb #920d74ac
+    dense, lazy, sparse = held(torch.optim.Adam), held(LazyAdam), held(LazyAdam, sparse_gradients=True)
+    assert abs(dense - 4) < .01 and lazy < 2.1 and sparse < 1.1
+    print(f"logits, gradient and state, in multiples of the logits: Adam {dense:.1f}, lazy {lazy:.1f}, sparse {sparse:.1f}")

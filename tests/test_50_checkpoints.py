@@ -3,12 +3,15 @@ from pathlib import Path
 import torch
 from pathlm.base import CheckpointError
 from pathlm.base import OutputError
+from pathlm.base import SettingError
 from pathlm.base import read_json
 from pathlm.base import read_tensors
 from pathlm.base import write_json
 from pathlm.base import write_tensors
 from pathlm.models import EMBEDDED
 import tempfile
+from pathlm.adapters.core import attach
+from pathlm.adapters.lora import LoRA
 from pathlm.base import NonFiniteError
 from pathlm.evaluate import stored_bytes
 from pathlm.linear import merge
@@ -146,6 +149,27 @@ def test_damage_is_found_2():
         try: save(model, None, f"{d}/file/model")
         except OutputError as e: assert f"{d}/file/model" in str(e)
         else: raise AssertionError("written into a file")
+
+
+def test_adapters():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    # %% ../nbs/50_checkpoints.ipynb #f1f78565
+    model = next(tiny_models())
+    torch.manual_seed(0)
+    attach(model, LoRA(r=2))
+    for part in model.pathlm_adapters["default"].parts: torch.nn.init.normal_(part.B, std=.1)
+    logits = model(torch.arange(12)[None]).logits
+    with tempfile.TemporaryDirectory() as d:
+        try: save(model, None, d)
+        except SettingError as e: assert "save_adapter" in str(e) and not list(Path(d).iterdir())
+        else: raise AssertionError("saved with adapters")
+        dense = AutoModelForCausalLM.from_pretrained(save(merge(model), None, d))
+        torch.testing.assert_close(dense(torch.arange(12)[None]).logits, logits, rtol=1e-4, atol=1e-5)
 
 
 def test_limits():

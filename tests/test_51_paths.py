@@ -52,3 +52,6 @@ def test_on_the_embedded_model():
     need = "path stored_bytes bits_per_weight loss loss_se perplexity bits_per_char seconds".split()
     assert all(k in row for row in first["rows"] for k in need)
     assert first["rows"][3]["stored_bytes"] < first["rows"][0]["stored_bytes"]
+    tuned = [row for row in first["rows"] if "LoRA" in row["path"] or "SVFT" in row["path"]]
+    assert len(tuned) == 4 and all(row["notes"]["adapter_bytes"] > 0 and row["rise"] != 0 for row in tuned)
+    assert all(row["stored_bytes"] == row["notes"]["adapter_bytes"] + first["rows"][0]["stored_bytes"] for row in tuned)

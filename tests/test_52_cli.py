@@ -42,6 +42,29 @@ def test_it_works_2():
             except SystemExit as e: code = e.code
         return code, out.getvalue(), err.getvalue()
 
+    # %% ../nbs/52_cli.ipynb #8c7cd6db
+    with tempfile.TemporaryDirectory() as d:
+        Path(f"{d}/text.txt").write_text("The sum of two numbers is a number.\n\n" * 300)
+        options = f"--method lora --set r=2 --set learning_rate=0.01 --target v_proj --steps 3 --text {d}/text.txt --json"
+        code, out, _ = run("adapt", *options.split(), "--out", f"{d}/adapted")
+        assert code == 0 and (made := json.loads(out))["trained"] == 6*2*(256 + 256)
+        assert {p.name for p in Path(f"{d}/adapted").iterdir() if p.is_dir()} == {"adapter"}
+        losses = {}
+        for name, *model in ("dense",), ("merged", f"{d}/adapted"), ("beside", "--adapter", f"{d}/adapted/adapter"):
+            losses[name] = json.loads(run("eval", *model, "--text", f"{d}/text.txt", "--json")[1])["loss"]
+    assert losses["merged"] < losses["dense"] - .05 and abs(losses["merged"] - losses["beside"]) < .02
+
+
+def test_it_works_3():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
     # %% ../nbs/52_cli.ipynb #f5f1766a
     with tempfile.TemporaryDirectory() as d:
         Path(f"{d}/short.txt").write_text("Too short.")
@@ -52,6 +75,13 @@ def test_it_works_2():
         for argv, said in [
             (("prune", "--rate", "1.5", "--out", f"{d}/o"), "rate=1.5 is outside [0, 1)"),
             (("prune", f"{d}/damaged", "--rate", ".5", "--out", f"{d}/damaged"), "the model itself"),
+            (("adapt", "--method", "lora", "--set", "rank=4", "--out", f"{d}/o"), "rank=4"),
+            (("adapt", "--method", "lora", "--set", "r=four", "--out", f"{d}/o"), "r=four"),
+            (("adapt", "--method", "lora", "--set", "r=0", "--out", f"{d}/o"), "r=0"),
+            (("adapt", "--method", "svft", "--set", "pattern=diagonal", "--out", f"{d}/o"), "diagonal"),
+            (("adapt", "--method", "vblora", "--set", "vector_length=100", "--out", f"{d}/o"), "vector_length=100"),
+            (("adapt", "--method", "lora", "--steps", "0", "--out", f"{d}/o"), "steps=0"),
+            (("eval", "--adapter", f"{d}/absent"), f"{d}/absent"),
             (("tour", "--seed", "-1", "--out", f"{d}/o"), "seed=-1"),
             (("pretrain", "--device", "foo", "--out", f"{d}/o"), "'foo'"),
             (("bench", "sweep", "--seed", "-1"), "seed=-1"),
@@ -73,7 +103,7 @@ def test_it_works_2():
         assert {p.name for p in Path(f"{d}/damaged").iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_it_works_3():
+def test_it_works_4():
     # %% ../nbs/52_cli.ipynb #27b50488
     def run(*argv):
         "Exit code, stdout and stderr of a command."
@@ -84,13 +114,13 @@ def test_it_works_3():
         return code, out.getvalue(), err.getvalue()
 
     # %% ../nbs/52_cli.ipynb #eacdbd8f
-    for name in [], ["tour"], ["prune"], ["eval"], ["pretrain"], ["bench"]:
+    for name in [], ["tour"], ["prune"], ["adapt"], ["eval"], ["pretrain"], ["bench"]:
         code, out, _ = run(*name, "--help")
         assert code == 0 and "example:" in out
     assert run("prune", "--out", "x")[0] == 2 and run("wander")[0] == 2
 
 
-def test_it_works_4():
+def test_it_works_5():
     # %% ../nbs/52_cli.ipynb #27b50488
     def run(*argv):
         "Exit code, stdout and stderr of a command."

@@ -4,17 +4,32 @@
 
 # %% auto #0
 __all__ = ['PEER', 'BENCHES', 'interleaved', 'row', 'straightforward', 'whole_loss', 'sweep_cases', 'sweep_text', 'bench_sweep',
-           'bench_race', 'bench_import', 'bench', 'bench_table']
+           'bench_race', 'bench_import', 'LlamaShaped', 'training_step', 'with_ours', 'with_theirs', 'adapter_ways',
+           'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench',
+           'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
+import copy
 import statistics
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
+from .adapters.core import attach, parameter_groups
+from .adapters.lora import LoRA
+from .adapters.svft import SVFT
+from .adapters.vblora import VBLoRA
 from .base import SettingError
 from .evaluate import Batch, batches
 from .linear import effective_weight, select, set_weight
@@ -160,8 +175,175 @@ def bench_import(
         added = max(seconds - torch_alone, 1e-3)
         yield row("sweep", f"import: {code[14:]}", "added to import torch", "s", added, "bound of 0.3 s", .3, repeat)
 
+# %% ../nbs/53_bench.ipynb #15f9e720
+class LlamaShaped(nn.Module):
+    "The linear layers of a block, with as little as possible between them."
+    def __init__(self, d: int = 1024, ffn: int = 4096):
+        super().__init__()
+        self.q, self.up, self.down = (nn.Linear(i, o, bias=False) for i, o in ((d, d), (d, ffn), (ffn, d)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.q(x)
+        return x + self.down(torch.relu(self.up(x)))
+
+# %% ../nbs/53_bench.ipynb #4a4d0c8d
+def training_step(
+    model: nn.Module,      # Something trainable
+    params: list,          # Its parameters or groups
+    x: Tensor,             # (tokens, in)
+    micro: int = 1,        # Backward passes a step
+) -> Callable[[], None]:
+    "Return a function that takes one step of AdamW."
+    optimizer = torch.optim.AdamW(params)
+    def step():
+        for _ in range(micro): model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return step
+
+# %% ../nbs/53_bench.ipynb #b4a6ec59
+def with_ours(config, model: nn.Module) -> tuple[nn.Module, list]:
+    "Attach an adapter; return the model and what to train in it."
+    attach(model.train(), config)
+    return model, parameter_groups(model)
+
+
+def with_theirs(config, model: nn.Module) -> tuple[nn.Module, list]:
+    "Attach an adapter of PEFT's; return the model and what to train in it."
+    from peft import get_peft_model
+    model = get_peft_model(model, config).train()
+    return model, [p for p in model.parameters() if p.requires_grad]
+
+# %% ../nbs/53_bench.ipynb #70661c37
+def adapter_ways(
+    h: int,                    # Vectors of VB-LoRA's bank
+) -> dict[str, Callable]:      # By method: a function that prepares a model
+    "List the ways to adapt a model, PEFT's where it is installed."
+    ways = {"VB-LoRA": partial(with_ours, VBLoRA(r=4, num_vectors=h)), "LoRA": partial(with_ours, LoRA(r=4)),
+            "SVFT plain": partial(with_ours, SVFT())}
+    if find_spec("peft"):
+        from peft import LoraConfig, VBLoRAConfig
+        same = dict(r=4, target_modules=["q", "up", "down"])
+        ways |= {"PEFT's LoRA": partial(with_theirs, LoraConfig(**same)),
+                 "PEFT's VB-LoRA": partial(with_theirs, VBLoRAConfig(num_vectors=h, vector_length=256, **same))}
+    return ways
+
+
+def two_blocks(seed: int) -> nn.Module:
+    "Make the frozen model that the adapters share."
+    torch.manual_seed(seed)
+    return nn.Sequential(LlamaShaped(), LlamaShaped()).requires_grad_(False)
+
+# %% ../nbs/53_bench.ipynb #1d17fce4
+def bench_vblora(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of random weights
+    repeat: int = 3,          # Interleaved runs
+) -> Iterator[dict]:          # Rows
+    "Time a training step of VB-LoRA against LoRA and against PEFT."
+    for h in 256, 2048:
+        name = f"VB-LoRA step, r = 4, {h} vectors, 1024 tokens"
+        if case and case not in name: continue
+        x = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(seed))
+        ways = {n: way for n, way in adapter_ways(h).items() if n != "SVFT plain"}
+        steps = {n: training_step(*way(two_blocks(seed)), x) for n, way in ways.items()}
+        for step in steps.values(): step()
+        seconds = dict(zip(steps, interleaved(repeat, *steps.values()), strict=True))
+        for peer in list(seconds)[1:]:
+            yield row("adapters", name, "wall time", "s", seconds["VB-LoRA"], named(peer), seconds[peer], repeat)
+
+# %% ../nbs/53_bench.ipynb #6ed12d23
+def named(
+    peer: str,  # Such as "PEFT's LoRA"
+) -> str:
+    "Name a peer with its version."
+    package = "peft" if peer.startswith("PEFT") else "pathlm"
+    return f"{peer}, {package} {version(package)}"
+
+# %% ../nbs/53_bench.ipynb #fe188310
+def rebuilt(U: Tensor, s: Tensor, Vh: Tensor, m: Tensor, x: Tensor) -> Tensor:
+    "Multiply as the official code does, with a matrix built anew."
+    return F.linear(F.linear(x, torch.diag(s + m) @ Vh), U)
+
+# %% ../nbs/53_bench.ipynb #00bf1cd8
+def bench_svft(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of random weights
+    repeat: int = 3,          # Interleaved runs
+) -> Iterator[dict]:          # Rows
+    "Time forward and backward of plain SVFT against a frozen layer and a rebuilt matrix."
+    for out_, in_ in (1024, 1024), (4096, 1024), (1024, 4096):
+        for micro in (1, 4) if out_ == in_ else (1,):
+            name = f"SVFT plain, {out_} x {in_}, 1024 tokens, {micro} a step"
+            if case and case not in name: continue
+            torch.manual_seed(seed)
+            base = nn.Linear(in_, out_, bias=False).requires_grad_(False)
+            model = nn.Sequential(copy.deepcopy(base))
+            attach(model.train(), SVFT())
+            U, s, Vh = torch.linalg.svd(base.weight, full_matrices=False)
+            m, x = nn.Parameter(torch.zeros_like(s)), torch.randn(1024, in_).requires_grad_()
+            def run(layer, changed, micro=micro, x=x):
+                with torch.no_grad(): changed.add_(1e-4)
+                for _ in range(micro): layer(x).square().sum().backward()
+                x.grad = None
+            M = next(model.pathlm_adapters.parameters())
+            runs = [partial(run, model, M), partial(run, base, torch.zeros(1)),
+                    partial(run, partial(rebuilt, U, s, Vh, m), m)]
+            for each in runs: each()
+            ours, *theirs = interleaved(repeat, *runs)
+            for peer, seconds in zip(("a frozen layer", "a matrix rebuilt"), theirs, strict=True):
+                peer = f"{peer}, torch {torch.__version__}"
+                yield row("adapters", name, "wall time", "s", ours, peer, seconds, repeat)
+
+# %% ../nbs/53_bench.ipynb #c9fbddde
+class Peak(TorchDispatchMode):
+    "Count the bytes of the storages that are made while it is entered, now and at most."
+    def __init__(self):
+        super().__init__()
+        self.now, self.most, self.live = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, lambda t: self.see(t.untyped_storage()), out)
+        return out
+
+    def see(self, storage) -> None:
+        "Count a storage until it is freed."
+        if (key := storage._cdata) in self.live: return
+        self.live.add(key)
+        self.now += (size := storage.nbytes())
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.drop, key, size)
+
+    def drop(self, key: int, size: int) -> None:
+        "Stop counting a storage."
+        self.live.discard(key)
+        self.now -= size
+
+# %% ../nbs/53_bench.ipynb #04ff5adb
+def bench_memory(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of random weights
+    repeat: int = 3,          # Not used: a count does not vary
+) -> Iterator[dict]:          # Rows
+    "Count the peak memory of a training step of each adapter against LoRA's."
+    x, found = torch.randn(1024, 1024), {}
+    if case and "memory" not in case: return
+    for name, way in adapter_ways(256).items():
+        base = two_blocks(seed)
+        with Peak() as attached: step = training_step(*way(base), x)
+        with Peak() as peak:
+            step()
+            step()
+        found[name] = (attached.now + peak.most)/1e6
+    for name in found.keys() - {"LoRA"}:
+        yield row("adapters", f"memory, {name}", "peak of a step", "MB", found[name], named("LoRA"), found["LoRA"], 1)
+
 # %% ../nbs/53_bench.ipynb #d6625832
-BENCHES: dict[str, list[Callable]] = {"sweep": [bench_sweep, bench_race, bench_import]}  # Name to what yields its rows
+BENCHES: dict[str, list[Callable]] = {
+    "sweep": [bench_sweep, bench_race, bench_import],
+    "adapters": [bench_vblora, bench_svft, bench_memory],
+}  # Name to what yields its rows
 
 # %% ../nbs/53_bench.ipynb #efbb871a
 def bench(

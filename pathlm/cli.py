@@ -60,7 +60,9 @@ def calibration(model, tokenizer, args) -> dict:
 def run_adapt(args) -> tuple[object, Callable]:
     "Train an adapter on a text; save the adapter and the model with it merged in."
     import shutil
+
     import torch
+
     from pathlm.adapters.core import attach, bake, save_adapter, trained
     from pathlm.adapters.train import adapt
     from pathlm.base import output_folder
@@ -94,6 +96,7 @@ def method_of(
 ) -> type:      # Its configuration
     "Look up a method of adaptation."
     from importlib import import_module
+
     from pathlm.adapters.core import METHODS
     import_module(f"pathlm.adapters.{name}")
     return METHODS[name]
@@ -224,7 +227,7 @@ def parser_adapt(commands) -> None:
     p.add_argument("--out", required=True, help="folder for the merged model, with the adapter in its folder adapter")
     p.add_argument("--method", choices=["lora", "vblora", "svft"], required=True, help="how to adapt")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method, as r=4")
-    p.add_argument("--text", help="what to adapt to: .txt, .jsonl or .json (validation split of Python's documentation)")
+    p.add_argument("--text", help="a text file, .jsonl or .json (the validation split of Python's documentation)")
     p.add_argument("--steps", type=int, default=200, help="training steps (200)")
     p.add_argument("--batch", type=int, default=8, help="windows a step (8)")
     p.add_argument("--window", type=int, default=128, help="tokens in a window (128)")
@@ -254,7 +257,7 @@ def parser_pretrain(commands) -> None:
 def parser_bench(commands) -> None:
     "Declare `pathlm bench`."
     p = command(commands, "bench", run_bench, "pathlm bench sweep --json > sweep.json")
-    p.add_argument("name", choices=["sweep", "all"], help="what to measure")
+    p.add_argument("name", choices=["sweep", "adapters", "all"], help="what to measure")
     p.add_argument("--case", help="only the cases whose name contains this")
     p.add_argument("--repeat", type=int, default=3, help="interleaved runs, of which the median counts (3)")
 

@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import tempfile
+from functools import partial
 from unittest.mock import patch
 import scipy.linalg
 import transformers as tf
@@ -37,6 +38,9 @@ from pathlm.linear import unmerge
 
 
 def test_what_the_middle_can_say():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -51,11 +55,19 @@ def test_what_the_middle_can_say():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -70,10 +82,10 @@ def test_what_the_middle_can_say():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -95,6 +107,9 @@ def test_what_the_middle_can_say():
 
 
 def test_what_the_middle_can_say_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -109,11 +124,19 @@ def test_what_the_middle_can_say_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -128,10 +151,10 @@ def test_what_the_middle_can_say_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -150,6 +173,9 @@ def test_what_the_middle_can_say_2():
 
 
 def test_the_same_vectors_everywhere():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -164,11 +190,19 @@ def test_the_same_vectors_everywhere():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -183,10 +217,10 @@ def test_the_same_vectors_everywhere():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -203,6 +237,9 @@ def test_the_same_vectors_everywhere():
 
 
 def test_the_same_vectors_everywhere_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -217,11 +254,19 @@ def test_the_same_vectors_everywhere_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -236,10 +281,10 @@ def test_the_same_vectors_everywhere_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -249,14 +294,6 @@ def test_the_same_vectors_everywhere_2():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #91497ad3
-    def drivers(W):
-        "One matrix decomposed in four ways."
-        for driver in "gesdd", "gesvd":
-            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
-            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
-            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
-            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
-
     W = gaussian(256, 256)
     M = gaussian(256, 256, seed=1).tril(2).triu(-2)
     (U, _, Vh), *others = drivers(W)
@@ -270,6 +307,9 @@ def test_the_same_vectors_everywhere_2():
 
 
 def test_the_same_vectors_everywhere_3():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -284,11 +324,19 @@ def test_the_same_vectors_everywhere_3():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -303,10 +351,10 @@ def test_the_same_vectors_everywhere_3():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -329,6 +377,9 @@ def test_the_same_vectors_everywhere_3():
 
 
 def test_which_entries():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -343,11 +394,19 @@ def test_which_entries():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -362,10 +421,10 @@ def test_which_entries():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -396,6 +455,9 @@ def test_which_entries():
 
 
 def test_which_entries_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -410,11 +472,19 @@ def test_which_entries_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -429,10 +499,10 @@ def test_which_entries_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -462,6 +532,9 @@ def test_which_entries_2():
 
 
 def test_which_entries_3():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -476,11 +549,19 @@ def test_which_entries_3():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -495,10 +576,10 @@ def test_which_entries_3():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -522,6 +603,9 @@ def test_which_entries_3():
 
 
 def test_which_entries_4():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -536,11 +620,19 @@ def test_which_entries_4():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -555,10 +647,10 @@ def test_which_entries_4():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -586,6 +678,9 @@ def test_which_entries_4():
 
 
 def test_which_entries_5():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -600,11 +695,19 @@ def test_which_entries_5():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -619,10 +722,10 @@ def test_which_entries_5():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -650,6 +753,9 @@ def test_which_entries_5():
 
 
 def test_one_product_instead_of_three():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -664,11 +770,19 @@ def test_one_product_instead_of_three():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -683,10 +797,10 @@ def test_one_product_instead_of_three():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -706,6 +820,9 @@ def test_one_product_instead_of_three():
 
 
 def test_which_form_where():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -720,11 +837,19 @@ def test_which_form_where():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -739,10 +864,10 @@ def test_which_form_where():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -762,6 +887,9 @@ def test_which_form_where():
 
 
 def test_which_form_where_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -776,11 +904,19 @@ def test_which_form_where_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -795,10 +931,10 @@ def test_which_form_where_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -811,7 +947,7 @@ def test_which_form_where_2():
     FORMS = TwoBasis, Fused, OneSided, Bare
 
     def made(form, W, pattern="plain", d=0, r=None, kind=nn.Linear, bias=True, gated=False):
-        "A layer, a part of a given form with random values, and the change that it should make."
+        "A layer, a part of a options form with random values, and the change that it should make."
         base = linear_from(W, gaussian(1, len(W), seed=3)[0].to(W.dtype) if bias else None, kind).requires_grad_(False)
         U, S, Vh = singular(W)
         U, S, Vh = U[:, :r].contiguous(), S[:r], Vh[:r].contiguous()
@@ -824,9 +960,9 @@ def test_which_form_where_2():
         else: M[at[0], at[1]] = m
         return base, part, U.double() @ M.double() @ Vh.double()
 
-    def compare(form, W, tolerance, **given):
+    def compare(form, W, tolerance, **options):
         "Compare output and gradients with those of a dense weight in float64."
-        base, part, D = made(form, W, **given)
+        base, part, D = made(form, W, **options)
         x = gaussian(24, W.shape[1], seed=5).view(2, 12, -1).to(W.dtype).requires_grad_()
         g = gaussian(24, len(W), seed=6).view(2, 12, -1).to(W.dtype)
         y = part.onto(base, x)
@@ -850,6 +986,9 @@ def test_which_form_where_2():
 
 
 def test_which_form_where_3():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -864,11 +1003,19 @@ def test_which_form_where_3():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -883,10 +1030,10 @@ def test_which_form_where_3():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -899,7 +1046,7 @@ def test_which_form_where_3():
     FORMS = TwoBasis, Fused, OneSided, Bare
 
     def made(form, W, pattern="plain", d=0, r=None, kind=nn.Linear, bias=True, gated=False):
-        "A layer, a part of a given form with random values, and the change that it should make."
+        "A layer, a part of a options form with random values, and the change that it should make."
         base = linear_from(W, gaussian(1, len(W), seed=3)[0].to(W.dtype) if bias else None, kind).requires_grad_(False)
         U, S, Vh = singular(W)
         U, S, Vh = U[:, :r].contiguous(), S[:r], Vh[:r].contiguous()
@@ -912,9 +1059,9 @@ def test_which_form_where_3():
         else: M[at[0], at[1]] = m
         return base, part, U.double() @ M.double() @ Vh.double()
 
-    def compare(form, W, tolerance, **given):
+    def compare(form, W, tolerance, **options):
         "Compare output and gradients with those of a dense weight in float64."
-        base, part, D = made(form, W, **given)
+        base, part, D = made(form, W, **options)
         x = gaussian(24, W.shape[1], seed=5).view(2, 12, -1).to(W.dtype).requires_grad_()
         g = gaussian(24, len(W), seed=6).view(2, 12, -1).to(W.dtype)
         y = part.onto(base, x)
@@ -936,6 +1083,9 @@ def test_which_form_where_3():
 
 
 def test_which_form_where_4():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -950,11 +1100,19 @@ def test_which_form_where_4():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -969,10 +1127,10 @@ def test_which_form_where_4():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -985,7 +1143,7 @@ def test_which_form_where_4():
     FORMS = TwoBasis, Fused, OneSided, Bare
 
     def made(form, W, pattern="plain", d=0, r=None, kind=nn.Linear, bias=True, gated=False):
-        "A layer, a part of a given form with random values, and the change that it should make."
+        "A layer, a part of a options form with random values, and the change that it should make."
         base = linear_from(W, gaussian(1, len(W), seed=3)[0].to(W.dtype) if bias else None, kind).requires_grad_(False)
         U, S, Vh = singular(W)
         U, S, Vh = U[:, :r].contiguous(), S[:r], Vh[:r].contiguous()
@@ -998,9 +1156,9 @@ def test_which_form_where_4():
         else: M[at[0], at[1]] = m
         return base, part, U.double() @ M.double() @ Vh.double()
 
-    def compare(form, W, tolerance, **given):
+    def compare(form, W, tolerance, **options):
         "Compare output and gradients with those of a dense weight in float64."
-        base, part, D = made(form, W, **given)
+        base, part, D = made(form, W, **options)
         x = gaussian(24, W.shape[1], seed=5).view(2, 12, -1).to(W.dtype).requires_grad_()
         g = gaussian(24, len(W), seed=6).view(2, 12, -1).to(W.dtype)
         y = part.onto(base, x)
@@ -1025,18 +1183,26 @@ def test_which_form_where_4():
             self.part.known = None  # gradcheck moves parameters behind the back of their version counters
             return self.part.onto(self.base, x)
 
+    def of_values(layer, names, x, *values):
+        "The layer's output as a function of its parameters."
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
     # %% ../nbs/22_svft.ipynb #01f3cc17
     for form in FORMS:
         for shape in (5, 5), (7, 3), (3, 7):
             for pattern, d in ("plain", 0), ("banded", 1):
                 base, part, _ = made(form, gaussian(*shape, dtype=torch.float64), pattern, d, gated=True)
                 layer, x = Onto(base, part.double()), gaussian(4, shape[1], seed=2, dtype=torch.float64).requires_grad_()
-                def f(x, M, gate): return torch.func.functional_call(layer, {"part.M": M, "part.gate": gate}, (x,))
+                names = [f"part.{name}" for name, _ in part.named_parameters()]
+                f = partial(of_values, layer, names)
                 own = [p.detach().clone().requires_grad_() for p in part.parameters()]
-                assert torch.autograd.gradcheck(f, (x, *own))
+                assert len(own) == 2 and torch.autograd.gradcheck(f, (x, *own))
 
 
 def test_the_adapter():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1051,11 +1217,19 @@ def test_the_adapter():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1070,10 +1244,10 @@ def test_the_adapter():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1085,18 +1259,21 @@ def test_the_adapter():
     # %% ../nbs/22_svft.ipynb #6162b7d9
     for dtype in torch.float32, torch.bfloat16:
         base = logits(tiny().to(dtype))
-        for given in dict(), dict(pattern="banded"), dict(pattern="random", rank=9), dict(pattern="top_k", off_diagonal=1):
+        for options in dict(), dict(pattern="banded"), dict(pattern="random", rank=9), dict(pattern="top_k", off_diagonal=1):
             model = tiny().to(dtype)
-            adapter = attach(model, SVFT(**given))
+            adapter = attach(model, SVFT(**options))
             assert torch.equal(logits(model), base)
-            d = 0 if not given else given.get("off_diagonal", 2)
-            assert trained(model) == 14*entries(given.get("rank", 32), d) == sum(len(p) for p in parameter_groups(model)[0]["params"])
-            logits(shaken(model)).float().sum()
-            assert apart(logits(model), base) > .01
+            d = 0 if not options else options.get("off_diagonal", 2)
+            assert trained(model) == 14*entries(options.get("rank", 32), d)
+            assert [p.numel() for p in parameter_groups(model)[0]["params"]] == [trained(model)//14]*14
+            assert apart(logits(shaken(model)), base) > .01
         print(dtype, sorted({type(part).__name__ for part in adapter.parts}))
 
 
 def test_the_adapter_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1111,11 +1288,19 @@ def test_the_adapter_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1130,10 +1315,10 @@ def test_the_adapter_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1146,7 +1331,9 @@ def test_the_adapter_2():
     model = tiny()
     optimizer = torch.optim.AdamW(parameter_groups(model)) if attach(model, SVFT()) else None
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(5e-2, 0)]
-    assert [g["lr"] for g in SVFT(pattern="random").build({"a": nn.Linear(4, 4)}).groups()] == [5e-3]
+    for d, lr in (2, 1e-2), (8, 5e-3):
+        adapter = SVFT(pattern="random", off_diagonal=d).build({"a": nn.Linear(9, 9)})
+        assert [g["lr"] for g in adapter.groups()] == [lr]
     ids = torch.randint(0, 96, (4, 16))
     for _ in range(5):
         loss = model(ids, labels=ids).loss
@@ -1160,6 +1347,9 @@ def test_the_adapter_2():
 
 
 def test_the_adapter_3():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1174,11 +1364,19 @@ def test_the_adapter_3():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1193,10 +1391,10 @@ def test_the_adapter_3():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1216,6 +1414,9 @@ def test_the_adapter_3():
 
 
 def test_the_adapter_4():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1230,11 +1431,19 @@ def test_the_adapter_4():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1249,10 +1458,10 @@ def test_the_adapter_4():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1276,6 +1485,9 @@ def test_the_adapter_4():
 
 
 def test_the_adapter_5():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1290,11 +1502,19 @@ def test_the_adapter_5():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1309,10 +1529,10 @@ def test_the_adapter_5():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1341,6 +1561,9 @@ def test_the_adapter_5():
 
 
 def test_the_adapter_6():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1355,11 +1578,19 @@ def test_the_adapter_6():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1374,10 +1605,10 @@ def test_the_adapter_6():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1401,10 +1632,14 @@ def test_the_adapter_6():
         want = gradients(pattern)
         for got in gradients(pattern, use_reentrant=False), gradients(pattern, use_reentrant=True):
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-        for a, b in zip(gradients(pattern, halves=2), want, strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        for got, whole in zip(gradients(pattern, halves=2), want, strict=True):
+            torch.testing.assert_close(got, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_the_adapter_7():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1419,11 +1654,19 @@ def test_the_adapter_7():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1438,10 +1681,10 @@ def test_the_adapter_7():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1470,6 +1713,9 @@ def test_the_adapter_7():
 
 
 def test_the_adapter_8():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1484,11 +1730,19 @@ def test_the_adapter_8():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1503,10 +1757,10 @@ def test_the_adapter_8():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1516,25 +1770,27 @@ def test_the_adapter_8():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #789cc79d
-    for target in "q_proj", "up_proj", "down_proj":
-        model, ids = shaken((m := tiny(), attach(m, SVFT(target_modules=target)))[0]), torch.arange(24).view(2, 12)
+    for target in "self_attn.q_proj", "mlp.up_proj", "mlp.down_proj":
+        attach(model := tiny(), SVFT(target_modules=target))
+        held, ids = list(shaken(model).pathlm_adapters.parameters()), torch.arange(24).view(2, 12)
         with torch.autocast("cpu", torch.bfloat16): model(ids, labels=ids).loss.backward()
-        rough = [p.grad.clone() for p in model.pathlm_adapters.parameters()]
+        rough = [p.grad.clone() for p in held]
         model.zero_grad()
         model(ids, labels=ids).loss.backward()
-        for a, p in zip(rough, model.pathlm_adapters.parameters()): assert apart(a, p.grad) < .1
-        whole, seen = logits(model), []
-        hook = adapted(model)[f"model.layers.0.{'self_attn' if target == 'q_proj' else 'mlp'}.{target}"].base \
-            .register_forward_hook(lambda *_: seen.append(1))
+        assert all(apart(a, p.grad) < .1 for a, p in zip(rough, held, strict=True))
+        layer, whole, seen = adapted(model)[f"model.layers.0.{target}"], logits(model), []
+        hook = layer.base.register_forward_hook(lambda *args, to=seen: to.append(args))
         torch.testing.assert_close(logits(model), whole, rtol=1e-4, atol=1e-5)
-        assert seen
+        assert len(seen) == 1
         hook.remove()
-        layer, x = adapted(model)[f"model.layers.1.{'self_attn' if target == 'q_proj' else 'mlp'}.{target}"], gaussian(3, model.config.intermediate_size)
-        x = x[:, :layer.in_features]
-        torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), layer(x), rtol=1e-4, atol=1e-5)
+        compiled, x = torch.compile(layer, backend="eager", fullgraph=True), gaussian(3, layer.in_features)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_files():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1549,11 +1805,19 @@ def test_files():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1568,10 +1832,10 @@ def test_files():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1581,22 +1845,25 @@ def test_files():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #a8654751
-    for given in (dict(), dict(pattern="banded"), dict(pattern="random", seed=3, rank=20), dict(pattern="top_k", gate=True),
+    for options in (dict(), dict(pattern="banded"), dict(pattern="random", seed=3, rank=20), dict(pattern="top_k", gate=True),
                   dict(pattern="banded", off_diagonal=1, residual=False, learning_rate=.1)):
         model = tiny()
-        adapter = attach(model, SVFT(target_modules=["q_proj", "up_proj"], **given))
+        adapter = attach(model, SVFT(target_modules=["q_proj", "up_proj"], **options))
         with tempfile.TemporaryDirectory() as d:
             save_adapter(shaken(model), d)
             back = load_adapter(other := tiny(), d)
             assert torch.equal(logits(other), logits(model)) and back.config == adapter.config
             tensors = adapter.tensors()
-            assert tensors.keys() == {"M", *["gate"]*("gate" in given), *["at"]*(given.get("pattern") == "top_k")}
+            assert tensors.keys() == {"M", *["gate"]*("gate" in options), *["at"]*(options.get("pattern") == "top_k")}
             bytes_ = sum(t.numel()*t.element_size() for t in tensors.values())
             assert bytes_ == 4*trained(model) + ("at" in tensors)*4*len(tensors["M"])
             assert 0 < Path(d, "adapter.safetensors").stat().st_size - bytes_ < 2048
 
 
 def test_files_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1611,11 +1878,19 @@ def test_files_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1630,10 +1905,10 @@ def test_files_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1647,17 +1922,22 @@ def test_files_2():
         "The adapter of a model that is not there."
         def probes(self): return noise(len(self.parts), 1).mul(6).mul(1000).round().div(1000)
 
-    for model, layers, want in (llama(2048, 16384, 18, 8, 1, 256), 126, 774_144), (llama(4096, 11008, 32, 32, 32), 224, 3_670_016):
-        found = select(model)
-        with torch.device("meta"): parts = {n: SVFTPart(layer, None, min(layer.weight.shape)) for n, layer in found.items()}
+    for sizes, layers, want in ((2048, 16384, 18, 8, 1, 256), 126, 774_144), ((4096, 11008, 32, 32, 32), 224, 3_670_016):
+        found = select(llama(*sizes))
+        with torch.device("meta"):
+            parts = {name: SVFTPart(layer, None, min(layer.weight.shape)) for name, layer in found.items()}
         adapter = Shapes(SVFT(), parts)
         assert len(found) == layers and 4*sum(t.numel() for t in adapter.tensors().values()) == want
-        about = {"pathlm": "0.0.1", "method": "svft", "config": {}, "layers": "0"*16, "base": "0"*16, "notes": adapter.notes()}
+        about = {"pathlm": "0.0.1", "method": "svft", "config": {}, "layers": "0"*16, "base": "0"*16}
+        about["notes"] = adapter.notes()
         assert len(json.dumps(about, separators=(",", ":"))) + 128 < 2048
         print(f"{layers} layers: {want:,} bytes")
 
 
 def test_on_another_machine():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1672,11 +1952,19 @@ def test_on_another_machine():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1691,10 +1979,10 @@ def test_on_another_machine():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1706,31 +1994,36 @@ def test_on_another_machine():
     # %% ../nbs/22_svft.ipynb #619ce41e
     def elsewhere(W, folder, signs=True):
         "Put a decomposition by another algorithm into a cache."
-        V, S, Uh = (torch.from_numpy(t.copy()) for t in scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver="gesvd"))
-        U, S, Vh = signed(Uh.T, S, V.T) if signs else (Uh.T, S, V.T)
+        U, S, Vh = list(drivers(W))[3]
+        if signs: U, S, Vh = signed(U, S, Vh)
         kept(lambda: {"U": U.contiguous(), "S": S, "Vh": Vh.contiguous()}, folder, "svft", W)
 
-    def moved(folder, signs, **given):
+    def moved(folder, signs, **options):
         "Save an adapter, and load it where the decompositions are others."
         model = tiny(hidden_size=128, intermediate_size=512)
-        attach(model, SVFT(target_modules=["q_proj", "up_proj"], layers_to_transform=[0], **given))
+        attach(model, SVFT(target_modules=["q_proj", "up_proj"], layers_to_transform=[0], **options))
         save_adapter(shaken(model), folder)
         other = tiny(hidden_size=128, intermediate_size=512)
-        for layer in select(other, ["q_proj", "up_proj"], [0]).values(): elsewhere(layer.weight.detach(), f"{folder}/{signs}", signs)
-        with patch.dict(os.environ, PATHLM_CACHE=f"{folder}/{signs}"): load_adapter(other, folder)
-        return [apart(b.delta(), a.delta()) for a, b in zip(*(adapters(m)["default"].parts for m in (model, other)), strict=True)]
+        cache = f"{folder}/{signs}"
+        for layer in select(other, ["q_proj", "up_proj"], [0]).values(): elsewhere(layer.weight.detach(), cache, signs)
+        with patch.dict(os.environ, PATHLM_CACHE=cache): load_adapter(other, folder)
+        here, there = (adapters(m)["default"].parts for m in (model, other))
+        return [apart(b.delta(), a.delta()) for a, b in zip(here, there, strict=True)]
 
     # %% ../nbs/22_svft.ipynb #b7417da1
     with tempfile.TemporaryDirectory() as d:
-        for given in dict(), dict(pattern="banded"), dict(pattern="random", gate=True), dict(pattern="top_k"):
-            assert max(moved(d, True, **given)) < 2e-3
+        for options in dict(), dict(pattern="banded"), dict(pattern="random", gate=True), dict(pattern="top_k"):
+            assert max(moved(d, True, **options)) < 2e-3
         assert max(moved(d, False)) < 2e-3
-        for given in dict(pattern="banded"), dict(pattern="top_k"):
-            message = refusal(CheckpointError, moved, d, False, **given)
+        for options in dict(pattern="banded"), dict(pattern="top_k"):
+            message = refusal(CheckpointError, moved, d, False, **options)
             assert "mean another change here" in message and "model.layers.0." in message
 
 
 def test_on_another_machine_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1745,11 +2038,19 @@ def test_on_another_machine_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1764,10 +2065,10 @@ def test_on_another_machine_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1779,19 +2080,21 @@ def test_on_another_machine_2():
     # %% ../nbs/22_svft.ipynb #619ce41e
     def elsewhere(W, folder, signs=True):
         "Put a decomposition by another algorithm into a cache."
-        V, S, Uh = (torch.from_numpy(t.copy()) for t in scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver="gesvd"))
-        U, S, Vh = signed(Uh.T, S, V.T) if signs else (Uh.T, S, V.T)
+        U, S, Vh = list(drivers(W))[3]
+        if signs: U, S, Vh = signed(U, S, Vh)
         kept(lambda: {"U": U.contiguous(), "S": S, "Vh": Vh.contiguous()}, folder, "svft", W)
 
-    def moved(folder, signs, **given):
+    def moved(folder, signs, **options):
         "Save an adapter, and load it where the decompositions are others."
         model = tiny(hidden_size=128, intermediate_size=512)
-        attach(model, SVFT(target_modules=["q_proj", "up_proj"], layers_to_transform=[0], **given))
+        attach(model, SVFT(target_modules=["q_proj", "up_proj"], layers_to_transform=[0], **options))
         save_adapter(shaken(model), folder)
         other = tiny(hidden_size=128, intermediate_size=512)
-        for layer in select(other, ["q_proj", "up_proj"], [0]).values(): elsewhere(layer.weight.detach(), f"{folder}/{signs}", signs)
-        with patch.dict(os.environ, PATHLM_CACHE=f"{folder}/{signs}"): load_adapter(other, folder)
-        return [apart(b.delta(), a.delta()) for a, b in zip(*(adapters(m)["default"].parts for m in (model, other)), strict=True)]
+        cache = f"{folder}/{signs}"
+        for layer in select(other, ["q_proj", "up_proj"], [0]).values(): elsewhere(layer.weight.detach(), cache, signs)
+        with patch.dict(os.environ, PATHLM_CACHE=cache): load_adapter(other, folder)
+        here, there = (adapters(m)["default"].parts for m in (model, other))
+        return [apart(b.delta(), a.delta()) for a, b in zip(here, there, strict=True)]
 
     # %% ../nbs/22_svft.ipynb #c45c098c
     with tempfile.TemporaryDirectory() as d:
@@ -1805,6 +2108,9 @@ def test_on_another_machine_2():
 
 
 def test_on_another_base():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1819,11 +2125,19 @@ def test_on_another_base():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1838,10 +2152,10 @@ def test_on_another_base():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1851,15 +2165,15 @@ def test_on_another_base():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #312f72ed
-    for given in dict(target_modules="q_proj", layers_to_transform=[0]), dict(), dict(pattern="banded"):
+    for options in dict(target_modules="q_proj", layers_to_transform=[0]), dict(), dict(pattern="banded"):
         with tempfile.TemporaryDirectory() as d:
             model = tiny()
-            attach(model, SVFT(**given))
+            attach(model, SVFT(**options))
             save_adapter(shaken(model), d)
             assert "other weights" in refusal(CheckpointError, load_adapter, tiny().bfloat16().float(), d)
             assert "another change" in refusal(CheckpointError, load_adapter, tiny().bfloat16().float(), d, other_base=True)
             assert not adapters(rounded := tiny().bfloat16())
-            attach(rounded, SVFT(**given))
+            attach(rounded, SVFT(**options))
             save_adapter(shaken(rounded), d)
             finer = tiny().bfloat16().float()
             load_adapter(finer, d)
@@ -1868,6 +2182,9 @@ def test_on_another_base():
 
 
 def test_damaged():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1882,11 +2199,19 @@ def test_damaged():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1901,10 +2226,10 @@ def test_damaged():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1917,10 +2242,12 @@ def test_damaged():
     with tempfile.TemporaryDirectory() as d:
         model = tiny()
         adapter = attach(model, SVFT(target_modules="q_proj", pattern="top_k"))
-        good = shaken(model) and (adapter.tensors(), adapter.notes())
-        for change, says in ((dict(M=good[0]["M"][:-1]), "has shape"), (dict(M=good[0]["M"]*torch.nan), "NaN"),
-                             (dict(at=good[0]["at"]*0), "place the entries"), (dict(at=good[0]["at"] + 99), "place the entries"),
-                             (dict(M=good[0]["M"].flip(0)), "another change"), (dict(at=good[0]["at"].flip(0)), "another change")):
+        shaken(model)
+        good = adapter.tensors(), adapter.notes()
+        M, at = good[0]["M"], good[0]["at"]
+        for change, says in ((dict(M=M[:-1]), "has shape"), (dict(M=M*torch.nan), "NaN"), (dict(M=M.flip(0)), "another change"),
+                             (dict(at=at*0), "place the entries"), (dict(at=at + 99), "place the entries"),
+                             (dict(at=at.flip(0)), "another change")):
             fresh = SVFT(target_modules="q_proj", pattern="top_k").build(select(tiny(), "q_proj"))
             tensors = {k: t.clone() for k, t in (good[0] | change).items()}
             assert says in refusal(CheckpointError, fresh.fill, tensors, good[1])
@@ -1931,6 +2258,9 @@ def test_damaged():
 
 
 def test_weights_that_have_no_singular_vectors_of_their_own():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -1945,11 +2275,19 @@ def test_weights_that_have_no_singular_vectors_of_their_own():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -1964,10 +2302,10 @@ def test_weights_that_have_no_singular_vectors_of_their_own():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -1999,8 +2337,8 @@ def test_weights_that_have_no_singular_vectors_of_their_own():
             for dtype in torch.float32, torch.bfloat16, torch.float16:
                 for pattern in PATTERNS:
                     W = odd(shape, kind).to(dtype)
-                    model, config = Only(W), SVFT(pattern=pattern, **({} if pattern == "plain" else {"off_diagonal": min(shape)//3}))
-                    adapter = attach(model, config)
+                    d = None if pattern == "plain" else min(shape)//3
+                    adapter = attach(model := Only(W), SVFT(pattern=pattern, off_diagonal=d))
                     x = gaussian(3, shape[1]).to(dtype).requires_grad_()
                     assert torch.equal(model(x), F.linear(x, W))
                     nn.init.normal_(adapter.parts[0].M)
@@ -2014,6 +2352,9 @@ def test_weights_that_have_no_singular_vectors_of_their_own():
 
 
 def test_weights_that_have_no_singular_vectors_of_their_own_2():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -2028,11 +2369,19 @@ def test_weights_that_have_no_singular_vectors_of_their_own_2():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -2047,10 +2396,10 @@ def test_weights_that_have_no_singular_vectors_of_their_own_2():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -2087,6 +2436,9 @@ def test_weights_that_have_no_singular_vectors_of_their_own_2():
 
 
 def test_what_is_refused():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
     # %% ../nbs/22_svft.ipynb #aabefcbb
     def gaussian(out, in_, seed=0, dtype=torch.float32):
         "A matrix of independent normal numbers, as well conditioned as its shape allows."
@@ -2101,11 +2453,19 @@ def test_what_is_refused():
         "The relative distance of A from B."
         return ((A - B).norm()/B.norm()).item()
 
-    def tiny(**given):
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
         "A random Llama of two blocks with square and 4:1 layers."
         torch.manual_seed(0)
         return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | given)).eval()
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
 
     def shaken(model, share=.1):
         "Give the values of M random numbers, `share` of the norm of each weight in all."
@@ -2120,10 +2480,10 @@ def test_what_is_refused():
     def logits(model):
         with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
 
-    def llama(h, ff, blocks, heads, kv, size=None, **given):
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
         "The linear layers of a model with Llama's shapes, on the meta device."
         with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
-            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **given))
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
         return model
 
     def refusal(error, f, *args, **kwargs):
@@ -2133,12 +2493,13 @@ def test_what_is_refused():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #1be23d2d
-    for given in (dict(pattern="diagonal"), dict(off_diagonal=2), dict(pattern="banded", off_diagonal=-1), dict(rank=0),
-                  dict(rank=2.5), dict(pattern="random", off_diagonal=1.), dict(rank=4, residual=False), dict(learning_rate=-1.)):
-        print(refusal(SettingError, SVFT, **given))
+    for options in (dict(pattern="diagonal"), dict(off_diagonal=2), dict(pattern="banded", off_diagonal=-1), dict(rank=0),
+                  dict(rank=2.5), dict(pattern="random", off_diagonal=1.), dict(rank=4, residual=False),
+                  dict(learning_rate=-1.)):
+        print(refusal(SettingError, SVFT, **options))
     model = tiny()
-    for given in dict(rank=33), dict(pattern="banded", off_diagonal=32), dict(pattern="top_k", rank=3, off_diagonal=3):
-        print(refusal(SettingError, attach, model, SVFT(**given)))
+    for options in dict(rank=33), dict(pattern="banded", off_diagonal=32), dict(pattern="top_k", rank=3, off_diagonal=3):
+        print(refusal(SettingError, attach, model, SVFT(**options)))
     with torch.no_grad(): model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     print(refusal(PathlmError, attach, model, SVFT()))
     assert not adapters(model)

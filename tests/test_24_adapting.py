@@ -103,3 +103,15 @@ def test_the_loop_3():
             try: call()
             except SettingError as e: assert wrong in str(e)
             else: raise AssertionError(wrong)
+
+
+def test_the_rule_for_learning_rates():
+    # %% ../nbs/24_adapting.ipynb #9d160d60
+    tried = []
+    def measured(jobs):
+        "A method whose best power of three is 2."
+        tried.extend(jobs)
+        return [{"valid": (power - 2)**2, "power": power, "seed": seed} for power, seed in jobs]
+
+    found = swept(measured, seeds=3)
+    assert [(r["power"], r["seed"]) for r in found] == [(-1, 0), (0, 0), (1, 0), (2, 0), (3, 0), (2, 1), (2, 2)]

@@ -1,11 +1,22 @@
 from pathlm.bench import *
 import time
+import torch
 from pathlm.base import SettingError
 from pathlm.linear import select
 from pathlm.models import pretrained
 from pathlm.spectral import decompose
 from pathlm.spectral import sweep
 import math
+
+
+def test_adapters():
+    # %% ../nbs/53_bench.ipynb #4b8bede6
+    with Peak() as peak:
+        a = torch.ones(1000)
+        b = a.view(10, 100) + 1
+        del b
+        c = a.exp_()
+    assert (peak.now, peak.most) == (4000, 8000)
 
 
 def test_the_command():

@@ -370,8 +370,9 @@ def probe(
 class SVFTAdapter(Adapter):
     "The values of M for all layers."
     def groups(self):
-        given, plain = self.config.learning_rate, self.config.pattern == "plain"
-        rate = (5e-2 if plain else 5e-3) if given is None else given
+        config = self.config
+        usual = 5e-2 if config.pattern == "plain" else 1e-2 if config.depth() < 8 else 5e-3
+        rate = usual if config.learning_rate is None else config.learning_rate
         return [{"name": "svft", "params": list(self.parameters()), "lr": rate, "weight_decay": 0.}]
 
     def tensors(self):
@@ -432,7 +433,7 @@ class SVFT(Config, method="svft"):
     seed: int = 0                        # Of the random pattern
     gate: bool = False                   # Start as the published code does, with random values behind a gate
     residual: bool = True                # Add to the layer; False replaces it by U (S + M) V^T
-    learning_rate: float | None = None   # None is 5e-2 for plain, 5e-3 for the others
+    learning_rate: float | None = None   # None is 5e-2 for plain, 1e-2 for d < 8, 5e-3 beyond
     cache: InitVar[str | Path | None] = None  # A folder for decompositions; None is the environment's PATHLM_CACHE
 
     def __post_init__(self, cache):
@@ -460,9 +461,9 @@ class SVFT(Config, method="svft"):
 
     def fit(self, name: str, W: Tensor) -> None:
         "Raise `SettingError` unless the settings suit a weight."
-        if (r := self.width(W)) > (n := min(W.shape)): raise SettingError(f"rank={r} exceeds min(out, in)={n} of {name!r}")
-        if self.depth() >= r: raise SettingError(f"off_diagonal={self.depth()} exceeds {r - 1}, the last "
-                                                 f"off-diagonal of {name!r} with {r} singular vectors")
+        r, n, d = self.width(W), min(W.shape), self.depth()
+        if r > n: raise SettingError(f"rank={r} exceeds min(out, in)={n} of {name!r}")
+        if d >= r: raise SettingError(f"off_diagonal={d} exceeds {r - 1}, the last of {name!r} with its {r} vectors")
 
     def part(self, stream: int, name: str, layer: nn.Module) -> SVFTPart:
         "Make the part of one layer."

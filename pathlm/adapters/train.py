@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMPARED', 'mean_loss', 'order', 'plain_backward', 'adapt', 'Method', 'ours', 'full', 'theirs', 'Task', 'data',
            'mean_over', 'language', 'Classifier', 'encoder', 'questions', 'class_loss', 'errors', 'classification',
-           'groups_of', 'run', 'study', 'swept']
+           'groups_of', 'run', 'study', 'swept', 'best_of', 'study_table', 'study_figure']
 
 # %% ../../nbs/24_adapting.ipynb #6ef40d30
 import json
@@ -27,7 +27,7 @@ from .core import adapters, attach, parameter_groups
 from .lora import LoRA, elastic_backward
 from .svft import SVFT
 from .vblora import VBLoRA
-from ..base import SettingError, TextError, digest, finished, output_folder, resumable
+from ..base import SettingError, TextError, digest, output_folder, resumable
 from ..evaluate import Batch, batches, document_nll, scored_logits
 from ..models import learning_rate, load_state, pretrained, save_state
 
@@ -302,8 +302,8 @@ def study(
     def rows(jobs):
         keys = {f"{name}|{power}|{seed}": (name, 3.**power, seed) for name, power, seed in jobs}
         return list(resumable(keys, lambda key: run(task, *keys[key]), path, settings, desc=task.name))
-    found = [run_ for name in methods for run_ in swept(lambda jobs: rows([(name, *job) for job in jobs]), seeds)]  # noqa: B023
-    return found
+    def of(name): return swept(lambda jobs: rows([(name, *job) for job in jobs]), seeds)
+    return [row for name in methods for row in of(name)]
 
 # %% ../../nbs/24_adapting.ipynb #d4f1d681
 def swept(
@@ -320,3 +320,52 @@ def swept(
         if beyond is None or abs(beyond) > most: break
         powers = sorted([*powers, beyond])
     return found + rows([(best, s) for s in range(1, seeds)])
+
+# %% ../../nbs/24_adapting.ipynb #a391a1a4
+def best_of(
+    rows: list[dict],   # Of `study`
+) -> list[dict]:        # A row for each method: the mean over seeds of its best, with the standard error
+    "Summarize a study."
+    found = []
+    for name in dict.fromkeys(r["method"] for r in rows):
+        own = [r for r in rows if r["method"] == name]
+        factor = next(r["factor"] for r in own if r["seed"])
+        best = [r for r in own if r["factor"] == factor]
+        values = np.array([r["test"] for r in best])
+        found.append({"method": name, "trained": best[0]["trained"], "stored": best[0]["stored"], "lr": best[0]["lr"],
+                      "tried": len({r["factor"] for r in own}), "seeds": len(best), "mean": float(values.mean()),
+                      "se": float(values.std(ddof=1)/math.sqrt(len(values)))})
+    return found
+
+# %% ../../nbs/24_adapting.ipynb #8f99bd48
+def study_table(
+    rows: list[dict],    # Of `study`
+    form: str = ".3f",   # Of the measure
+) -> str:                # Lines
+    "Write a study as a table in plain text."
+    lines = [f"{'method':18} {'trained':>10} {'stored bytes':>13}   {'test, mean ± s.e.':17} {'peak rate':>9} rates tried"]
+    for r in best_of(rows):
+        value = f"{r['mean']:{form}} ± {r['se']:{form}}"
+        lines.append(f"{r['method']:18} {r['trained']:10,} {r['stored']:13,}   {value:17} {r['lr']:9.2g} {r['tried']:6}")
+    return "\n".join(lines)
+
+# %% ../../nbs/24_adapting.ipynb #863b067f
+def study_figure(
+    rows: list[dict],         # Of `study`
+    measure: str,             # What was measured, for the axis
+):                            # A matplotlib figure
+    "Draw a study against trained parameters and against stored bytes, and the sweep of the learning rates."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, 3, figsize=(10, 4))
+    for i, r in enumerate(best_of(rows)):
+        style = dict(color=f"C{i % 10}", marker="os^v"[i // 3 % 4])
+        for ax, x in zip(axes, ("trained", "stored"), strict=False):
+            ax.errorbar(r[x], r["mean"], r["se"], capsize=2, ls="", label=r["method"] if ax is axes[0] else None, **style)
+        own = sorted((s["lr"], s["valid"]) for s in rows if s["method"] == r["method"] and not s["seed"])
+        axes[2].plot(*zip(*own, strict=True), lw=1, ms=4, **style)
+    for ax, x in zip(axes, ("trained parameters", "stored bytes", "peak learning rate"), strict=True):
+        ax.set(xscale="log", xlabel=x, ylabel=measure if ax is axes[0] else None)
+    axes[2].set_ylabel("validation loss")
+    fig.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    fig.set_layout_engine("constrained")
+    return fig

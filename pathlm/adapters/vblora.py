@@ -11,7 +11,6 @@ __all__ = ['chosen', 'compose', 'logit_gradient', 'bank_gradient', 'Compose', 'p
 
 # %% ../../nbs/21_vblora.ipynb #603951a5
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,14 +122,14 @@ class VBLoRA(Config, method="vblora"):
     zero_init: bool = False                 # Begin with $\Delta W=0$: a trained factor for each layer that begins at 0
     bank: str | None = None                 # An adapter's folder whose bank is used, frozen and not stored again
     sparse_gradients: bool = False          # Sparse gradients of the logits, for `LazyAdam`
-    lr_bank: float = 1e-3                   # Learning rate of the bank
-    lr_logits: float = 1e-2                 # Learning rate of the logits, and of the factors of `zero_init`
+    learning_rate_vector_bank: float = 1e-3
+    learning_rate_logits: float = 1e-2      # Also that of the factors of `zero_init`
 
     def __post_init__(self):
         if isinstance(self.bank, Path): self.bank = str(self.bank)
         for key in "r", "num_vectors", "vector_length", "topk": at_least(self, key, 1, int)
-        for key in "vblora_dropout", "init_vector_bank_bound", "init_logits_std", "lr_bank", "lr_logits":
-            at_least(self, key, 0, int | float)
+        for key in ("vblora_dropout", "init_vector_bank_bound", "init_logits_std", "learning_rate_vector_bank",
+                    "learning_rate_logits"): at_least(self, key, 0, int | float)
         if self.topk > self.num_vectors: raise SettingError(f"topk={self.topk} exceeds num_vectors={self.num_vectors}")
         if self.vblora_dropout >= 1: raise SettingError(f"vblora_dropout={self.vblora_dropout}, expected less than 1")
         if self.packed and not self.save_only_topk_weights:
@@ -149,7 +148,8 @@ def at_least(
     "Raise `SettingError` unless a field is a finite number of a kind and not too small."
     value = getattr(config, key)
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < least:
-        raise SettingError(f"{key}={value!r}, expected {'a whole' if kind is int else 'a finite'} number from {least} on")
+        sort = "a whole" if kind is int else "a finite"
+        raise SettingError(f"{key}={value!r}, expected {sort} number from {least} on")
 
 # %% ../../nbs/21_vblora.ipynb #d9c8d42b
 def shapes_of(
@@ -221,8 +221,9 @@ class VBLoRAAdapter(Adapter):
 
     def groups(self):
         rest = [p for p in (self.logits, self.gates) if p is not None]
-        return [{"name": "bank", "params": [self.bank], "lr": self.config.lr_bank, "weight_decay": 0.},
-                {"name": "logits", "params": rest, "lr": self.config.lr_logits, "weight_decay": 0.}]
+        rates = self.config.learning_rate_vector_bank, self.config.learning_rate_logits
+        return [{"name": "bank", "params": [self.bank], "lr": rates[0], "weight_decay": 0.},
+                {"name": "logits", "params": rest, "lr": rates[1], "weight_decay": 0.}]
 
     def tensors(self):
         if self.config.save_only_topk_weights: held = encode(self.bank, self.logits, self.config)
@@ -310,10 +311,10 @@ def count_bytes(
 ) -> int:
     "Count the bytes of the tensors in an adapter's file, (4)."
     h, b, k, rows = config.num_vectors, config.vector_length, config.topk, count_rows(config, shapes)
-    if not config.save_only_topk_weights: per_entry, chosen = 4, 4*rows*h
-    elif config.packed: per_entry, chosen = 2, rows*(k - 1) + -(-rows*k*bits_of(h)//8)
-    else: per_entry, chosen = 4, rows*(4*(k - 1) + k*index_type(h).itemsize)
-    return (h*b*per_entry if config.bank is None else 0) + chosen + (4*len(shapes) if config.zero_init else 0)
+    if not config.save_only_topk_weights: entry, choices = 4, 4*rows*h
+    elif config.packed: entry, choices = 2, rows*(k - 1) + -(-rows*k*bits_of(h)//8)
+    else: entry, choices = 4, rows*(4*(k - 1) + k*index_type(h).itemsize)
+    return (h*b*entry if config.bank is None else 0) + choices + (4*len(shapes) if config.zero_init else 0)
 
 # %% ../../nbs/21_vblora.ipynb #6016a53f
 def bits_of(
@@ -397,7 +398,7 @@ def decode(
         T, w = unpacked_bits(packed, bits, (rows, k)), from_eighth(w)
     else: T = fitting(tensors, "indices", torch.empty(rows, k, dtype=index_type(h), device="meta")).long()
     if T.numel() and T.max() >= h: raise CheckpointError(f"'indices' of the adapter file go up to {T.max()}, and h={h}")
-    if w.numel() and (w.min() < 0 or w.sum(-1).max() >= 1):
+    if w.numel() and (w.min() < 0 or w.sum(-1).max() > 1.02):  # Packed ones are rounded
         raise CheckpointError("'weights' of the adapter file are negative or sum to more than 1")
     return bank, spread(T, w, h)
 
@@ -429,7 +430,8 @@ class LazyAdam(Optimizer):
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)  # This casts all tensors to the parameter's type, the places too
-        ids, params = ([p for g in groups for p in g["params"]] for groups in (state_dict["param_groups"], self.param_groups))
+        both = state_dict["param_groups"], self.param_groups
+        ids, params = ([p for group in groups for p in group["params"]] for groups in both)
         for i, p in zip(ids, params, strict=True):
             if i in state_dict["state"]: self.state[p]["at"] = state_dict["state"][i]["at"].to(p.device, copy=True)
 
@@ -448,7 +450,8 @@ def lazy_step(p: Tensor, state: dict, lr: float, betas: tuple[float, float], eps
     "Take one step of (5) with moments for the entries that have had a gradient."
     at, values = entries(p.grad)
     if not state: state |= {"step": 0, "at": at[:0], "m": p.new_zeros(0), "v": p.new_zeros(0)}
-    every = torch.cat([state["at"], at]).unique()
+    every = state["at"] if len(state["at"]) == p.numel() else torch.cat([state["at"], at]).unique()
+    if 2*len(every) > p.numel(): every = torch.arange(p.numel(), device=p.device)  # Soon the case of a bank
     moved = torch.searchsorted(every, state["at"])
     m, v = (p.new_zeros(len(every)).index_copy_(0, moved, state[key]) for key in "mv")
     g = p.new_zeros(len(every)).index_copy_(0, torch.searchsorted(every, at), values)

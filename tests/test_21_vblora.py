@@ -1608,7 +1608,12 @@ def test_the_file_6():
     ours = attach(model, small(packed=True, num_vectors=90))
     with tempfile.TemporaryDirectory() as d: theirs = load_adapter(other, save_adapter(model, d))
     errors = [relative(b.delta(), a.delta()) for a, b in zip(ours.parts, theirs.parts, strict=True)]
-    assert 0 < max(errors) < .01 and relative(theirs.bank, ours.bank) < 2**-9
+    assert .002 < sum(errors)/len(errors) < .003 and relative(theirs.bank, ours.bank) < 2**-9
+    T, w = chosen(torch.randn(3000, 90), 6)
+    bank, q = torch.rand(90, 16) - .5, from_eighth(eighth(w[:, 1:]))
+    error = relative(compose(bank, T, torch.cat([1 - q.sum(-1, keepdim=True), q], -1)), compose(bank, T, w))
+    assert .0022 < error < .003
+    print(f"relative error of ΔW in the packed form, k = 2: {sum(errors)/len(errors):.4f}")
 
 
 def test_one_bank_for_several_tasks():
@@ -1948,7 +1953,7 @@ def test_lazy_adam():
         "Train a network, and return its parameters and the optimizer."
         torch.manual_seed(0)
         model = nn.Sequential(block(), block())
-        adapter = attach(model, small(num_vectors=40, **changes))
+        adapter = attach(model, small(num_vectors=40, init_logits_std=.01, **changes))
         optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
         for i in range(steps):
             optimizer.zero_grad()
@@ -1969,7 +1974,7 @@ def test_lazy_adam():
         still = torch.ones(lazy.logits.numel(), dtype=torch.bool).index_fill_(0, state["at"], False)
         assert torch.equal(lazy.logits.flatten()[still], run(LazyAdam, steps=0)[0].logits.flatten()[still])
         touched = len(state["at"])/lazy.logits.numel()
-        assert .05 <= touched < .5
+        assert .06 < touched < .5
     print(f"after 12 steps {100*touched:.0f} % of the logits have had a gradient; k/h is {100*2/40:.0f} %")
     assert "LazyAdam takes 0 only" in refusal(SettingError, LazyAdam, [{"params": dense.parameters(), "weight_decay": .1}])
 
@@ -2048,7 +2053,7 @@ def test_lazy_adam_2():
         "Train a network, and return its parameters and the optimizer."
         torch.manual_seed(0)
         model = nn.Sequential(block(), block())
-        adapter = attach(model, small(num_vectors=40, **changes))
+        adapter = attach(model, small(num_vectors=40, init_logits_std=.01, **changes))
         optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
         for i in range(steps):
             optimizer.zero_grad()
@@ -2414,9 +2419,9 @@ def test_what_is_refused_2():
     model = tiny()
     attach(model, small())
     byte = torch.uint8
-    for changes in dict(indices=None), dict(indices=torch.zeros(1, 2, dtype=byte)), dict(weights=-torch.ones(224, 1)), \
-            dict(indices=torch.full((224, 2), 10, dtype=byte)), dict(bank=torch.full((10, 16), math.nan)), \
-            dict(weights=torch.full((224, 1), 1.1)):
+    for changes in dict(indices=None), dict(indices=torch.zeros(1, 2, dtype=byte)), dict(weights=-torch.ones(232, 1)), \
+            dict(indices=torch.full((232, 2), 10, dtype=byte)), dict(bank=torch.full((10, 16), math.nan)), \
+            dict(weights=torch.full((232, 1), 1.1)):
         with tempfile.TemporaryDirectory() as d:
             damage(save_adapter(model, d), **changes)
             other = tiny()

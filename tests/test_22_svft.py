@@ -1259,7 +1259,8 @@ def test_the_adapter():
     # %% ../nbs/22_svft.ipynb #6162b7d9
     for dtype in torch.float32, torch.bfloat16:
         base = logits(tiny().to(dtype))
-        for options in dict(), dict(pattern="banded"), dict(pattern="random", rank=9), dict(pattern="top_k", off_diagonal=1):
+        for options in (dict(), dict(pattern="banded"), dict(pattern="random", rank=9),
+                        dict(pattern="top_k", off_diagonal=1)):
             model = tiny().to(dtype)
             adapter = attach(model, SVFT(**options))
             assert torch.equal(logits(model), base)
@@ -1845,8 +1846,9 @@ def test_files():
         raise AssertionError(f"{args} {kwargs} were accepted")
 
     # %% ../nbs/22_svft.ipynb #a8654751
-    for options in (dict(), dict(pattern="banded"), dict(pattern="random", seed=3, rank=20), dict(pattern="top_k", gate=True),
-                  dict(pattern="banded", off_diagonal=1, residual=False, learning_rate=.1)):
+    for options in (dict(), dict(pattern="banded"), dict(pattern="random", seed=3, rank=20),
+                    dict(pattern="top_k", gate=True),
+                    dict(pattern="banded", off_diagonal=1, residual=False, learning_rate=.1)):
         model = tiny()
         adapter = attach(model, SVFT(target_modules=["q_proj", "up_proj"], **options))
         with tempfile.TemporaryDirectory() as d:
@@ -2245,8 +2247,9 @@ def test_damaged():
         shaken(model)
         good = adapter.tensors(), adapter.notes()
         M, at = good[0]["M"], good[0]["at"]
-        for change, says in ((dict(M=M[:-1]), "has shape"), (dict(M=M*torch.nan), "NaN"), (dict(M=M.flip(0)), "another change"),
-                             (dict(at=at*0), "place the entries"), (dict(at=at + 99), "place the entries"),
+        for change, says in ((dict(M=M[:-1]), "has shape"), (dict(M=M*torch.nan), "NaN"),
+                             (dict(M=M.flip(0)), "another change"), (dict(at=at*0), "place the entries"),
+                             (dict(at=at + 99), "place the entries"),
                              (dict(at=at.flip(0)), "another change")):
             fresh = SVFT(target_modules="q_proj", pattern="top_k").build(select(tiny(), "q_proj"))
             tensors = {k: t.clone() for k, t in (good[0] | change).items()}

@@ -2,6 +2,7 @@ from pathlm.adapters.peft import *
 import json
 from pathlib import Path
 import torch
+from torch import nn
 from pathlm.adapters.core import adapted
 from pathlm.adapters.core import adapters
 from pathlm.adapters.lora import LoRA
@@ -11,6 +12,7 @@ from pathlm.base import CheckpointError
 from pathlm.base import PathlmError
 from pathlm.base import SettingError
 from pathlm.linear import effective_weight
+from pathlm.linear import linears
 import copy as copies
 import pickle
 import subprocess
@@ -34,7 +36,9 @@ from pathlm.adapters.lora import random_rule
 from pathlm.adapters.lora import rank_space
 from pathlm.adapters.lora import sandwich_rule
 from pathlm.adapters.lora import set_ranks
+from pathlm.base import NonFiniteError
 from pathlm.base import UnknownAdapterError
+from pathlm.models import pretrained
 from pathlm.adapters import peft as methods
 
 
@@ -1122,6 +1126,89 @@ def test_writing_4():
             assert mine.keys() == back.keys() and all(torch.equal(t, back[k]) for k, t in mine.items())
 
 
+def test_what_a_name_for_every_tensor_weighs():
+    # %% ../nbs/23_peft.ipynb #39ca2704
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4) | settings
+        torch.manual_seed(0)
+        return {"Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
+                "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+                "BERT": lambda: tf.BertForSequenceClassification(tf.BertConfig(**common, num_labels=3)),
+                }[name]().eval()
+
+    FAMILIES = {"Llama": ["q_proj", "v_proj", "down_proj"], "GPT-2": ["c_attn", "c_proj"]}
+    ELASTIC = {"Llama": {"q_proj,v_proj": [6, 3], "down_proj": [6, 4, 1]}, "GPT-2": {"c_attn": [6, 2]}}
+    IDS = torch.arange(24).view(2, 12)
+
+    def logits(model, **kwargs):
+        with torch.no_grad(): return model(IDS, **kwargs).logits
+
+    def shaken(parameters, std=.1):
+        "Give parameters random values."
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for p in parameters: p.normal_(std=std)
+
+    def banked(**changes):
+        "A VB-LoRA for the tiny models."
+        return VBLoRA(**dict(num_vectors=20, vector_length=16, init_vector_bank_bound=.5, init_logits_std=1.) | changes)
+
+    def apart(a, b):
+        "The largest difference of two tensors."
+        return (a - b).abs().max().item()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{getattr(f, '__name__', f)} accepted {args} {kwargs}")
+
+    def untouched(error, f, model, *args, **kwargs):
+        "The message of a refusal that left the model as it was."
+        def state(): return [type(m) for m in model.modules()], [p.requires_grad for p in model.parameters()]
+        tensors, before = copies.deepcopy(model.state_dict()), state()
+        message = refusal(error, f, model, *args, **kwargs)
+        assert before == state() and all(torch.equal(tensors[k], t) for k, t in model.state_dict().items())
+        return message
+
+    def changed_file(d, change):
+        "Rewrite the tensors of a folder."
+        from safetensors.torch import load_file, save_file
+        save_file({k: t.clone() for k, t in change(load_file(Path(d)/TENSORS)).items()}, Path(d)/TENSORS)
+        return d
+
+    # %% ../nbs/23_peft.ipynb #46b855af
+    peft = pytest.importorskip("peft")
+
+    def read_by_peft(family, model, write, name=None, dtype=torch.float32):
+        "What PEFT says to a folder that was written here."
+        with tempfile.TemporaryDirectory() as d, warnings.catch_warnings(action="error", category=UserWarning):
+            write(model, d, name)
+            return logits(peft.PeftModel.from_pretrained(tiny(family).to(dtype), d)).float()
+
+    # %% ../nbs/23_peft.ipynb #d4b455b4
+    def weights_of(config, folder):
+        "Bytes of an adapter's file in our format, in PEFT's, and of the tensors alone."
+        attach(model := pretrained()[0], config)
+        save_adapter(model, f"{folder}/ours"), to_peft(model, f"{folder}/theirs")
+        held = read_folder(f"{folder}/theirs")[1].values()
+        files = Path(folder)/"ours/adapter.safetensors", Path(folder)/"theirs"/TENSORS
+        return *(f.stat().st_size for f in files), sum(t.nbytes for t in held)
+
+    for label, config in {"LoRA, r = 4": LoRA(r=4), "VB-LoRA, compact": VBLoRA(num_vectors=90), "SVFT, diagonal": SVFT(),
+                          "VB-LoRA, all logits": VBLoRA(num_vectors=90, save_only_topk_weights=False)}.items():
+        with tempfile.TemporaryDirectory() as d: ours, theirs, tensors = weights_of(config, d)
+        print(f"{label:20} tensors {tensors/1e3:6.1f} kB, our file {ours/1e3:6.1f} kB, PEFT's {theirs/1e3:6.1f} kB")
+
+    # %% ../nbs/23_peft.ipynb #01233b00
+    with tempfile.TemporaryDirectory() as d:
+        ours, theirs, tensors = weights_of(VBLoRA(num_vectors=90), d)
+        count = 4 * sum(sum(layer.weight.shape) for layer in linears(pretrained()[0]).values()) // 256
+        assert tensors == 4*90*256 + count*(4 + 2) and tensors < ours < tensors + 2048 < theirs
+
+
 def test_what_is_refused():
     # %% ../nbs/23_peft.ipynb #39ca2704
     def tiny(name="Llama", **settings):
@@ -1557,7 +1644,7 @@ def test_the_life_of_an_adapter_in_peft_3():
                 model.save_pretrained(d)
                 settings, tensors = read_folder(d)
                 own = adapters(model)["default"].tensors()
-                assert sorted(len(t) for k, t in tensors.items() if "notes" not in k) == sorted(len(t) for t in own.values())
+                assert sum(t.numel() for k, t in tensors.items() if "note" not in k) == sum(t.numel() for t in own.values())
                 for kwargs in dict(), dict(adapter_name="again", is_trainable=True), dict(low_cpu_mem_usage=True):
                     again = peft.PeftModel.from_pretrained(tiny(family), d, **kwargs)
                     assert torch.equal(logits(again), logits(model))
@@ -1650,7 +1737,8 @@ def test_the_life_of_an_adapter_in_peft_4():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #ea8e9f01
@@ -1669,6 +1757,11 @@ def test_the_life_of_an_adapter_in_peft_4():
                 assert all(torch.equal(t, before[k]) for k, t in model.state_dict().items())
                 model.merge_adapter()
                 merged = logits(model).float()
+                layer.parts["bad"] = copies.deepcopy(layer.parts["default"])
+                nn.init.constant_(next(layer.parts["bad"].parameters()), torch.nan)
+                assert "NaN" in refusal(NonFiniteError, layer.merge, adapter_names=["bad"])
+                assert torch.equal(logits(model).float(), merged)
+                del layer.parts["bad"]
                 assert "while they are merged" in refusal(ValueError, model.delete_adapter, "default")
                 with model.disable_adapter(): assert torch.equal(logits(model), logits(tiny(family).to(dtype)))
                 unloaded = model.merge_and_unload()
@@ -1754,7 +1847,8 @@ def test_the_life_of_an_adapter_in_peft_5():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #744c7698
@@ -1845,7 +1939,8 @@ def test_the_life_of_an_adapter_in_peft_6():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #7c24c50b
@@ -1952,7 +2047,8 @@ def test_the_life_of_an_adapter_in_peft_7():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #1bc97cce
@@ -2037,7 +2133,8 @@ def test_the_life_of_an_adapter_in_peft_8():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #02ccdbdf
@@ -2137,7 +2234,8 @@ def test_the_life_of_an_adapter_in_peft_9():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #7db4baa9
@@ -2226,7 +2324,8 @@ def test_the_life_of_an_adapter_in_peft_10():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #9449379e
@@ -2320,7 +2419,8 @@ def test_the_life_of_an_adapter_in_peft_11():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #6623955f
@@ -2414,7 +2514,8 @@ def test_the_life_of_an_adapter_in_peft_12():
             adapted_by(config).save_pretrained(d)
             for key, t in sorted(read_folder(d)[1].items()):
                 if ".1." in key: continue
-                what = f"{bytes(t.tolist())[:40].decode()}…" if "notes" in key else f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                what = f"{tuple(t.shape)} {str(t.dtype)[6:]}"
+                if "notes" in key: what = f"on {', '.join(json.loads(bytes(t.tolist())))}"[:60]
                 print(f"{key:58} {what}")
 
     # %% ../nbs/23_peft.ipynb #b53827f4

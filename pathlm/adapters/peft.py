@@ -584,9 +584,10 @@ class Carrier(AdaptedLinear):
         from peft.tuners.tuners_utils import check_adapters_to_merge
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.parts]
         if not names: return
-        merged, W0 = self.merged_adapters + names, self.base.weight.data if self.before is None else self.before
-        self.base.weight.data = W0
+        now, merged = self.base.weight.data, self.merged_adapters + names
+        W0 = self.base.weight.data = now if self.before is None else self.before  # A part may look at its base
         W = sum(wide(W0, *(self.get_delta_weight(n) for n in merged))).to(W0.dtype)
+        self.base.weight.data = now
         self.base.weight.data = check_finite(f"the weight merged with {', '.join(merged)}", W)
         self.before, self.merged_adapters = W0, merged
 
@@ -624,7 +625,7 @@ def targets(
     for n, m in found.items():
         if not is_linear(m): raise SettingError(f"target {n!r} is a {type(m).__name__}, expected nn.Linear or Conv1D")
         if isinstance(m, Carrier) and m.merged: raise SettingError(f"{n!r} is merged; call unmerge_adapter() first")
-        check_finite(f"the weight of {n!r}", effective_weight(m))
+        check_finite(f"the weight of {n!r}", effective_weight(getattr(m, "base_layer", m)))
     if not found: raise SettingError(f"target_modules={config.target_modules!r} leave no layer of "
         f"{type(model).__name__}; near: {near(str(config.target_modules), dict(walk(model)))}")
     return untied(model, found)
@@ -642,8 +643,8 @@ class Tuner:
         config = self.peft_config[adapter_name] = copy(self.peft_config[adapter_name])
         layers = targets(self, model, config)
         if config.method is SVFT: config.base = same_base(model, layers, config.base)
-        adapter = config.ours().build({n: getattr(layer, "base_layer", layer) for n, layer in layers.items()})
-        store[adapter_name] = placed(adapter, effective_weight(next(iter(layers.values()))).device)
+        bases = {n: getattr(layer, "base_layer", layer) for n, layer in layers.items()}
+        store[adapter_name] = placed(config.ours().build(bases), next(iter(bases.values())).weight.device)
         vars(self).setdefault("trainable", [p for p in model.parameters() if p.requires_grad])
         try: super().inject_adapter(model, adapter_name, *args, **kwargs)
         except Exception:

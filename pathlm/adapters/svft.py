@@ -244,7 +244,8 @@ def version(t: Tensor) -> tuple:
 def free(base: nn.Module, x: Tensor) -> bool:
     "Say whether a layer's product may be computed outside of the layer."
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type): return False
-    return base.weight.dtype in EXACT and not (base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base))
+    hooked = base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base)
+    return base.weight.dtype in EXACT and not hooked
 
 # %% ../../nbs/22_svft.ipynb #55515980
 class Fused(TwoBasis):

@@ -7,7 +7,7 @@ __all__ = ['chosen', 'compose', 'logit_gradient', 'bank_gradient', 'Compose', 'p
            'shapes_of', 'check_lengths', 'VBLoRAPart', 'VBLoRAAdapter', 'composed_together', 'composed_alone',
            'fresh_bank', 'index_type', 'count_rows', 'count_trained', 'count_bytes', 'bits_of', 'encode', 'spread',
            'eighth', 'from_eighth', 'packed_bits', 'unpacked_bits', 'decode', 'lora_factors', 'LazyAdam', 'entries',
-           'lazy_step']
+           'among', 'lazy_step']
 
 # %% ../../nbs/21_vblora.ipynb #603951a5
 import math
@@ -446,15 +446,24 @@ def entries(
     return (g.indices() * strides[:, None]).sum(0), g.values()
 
 # %% ../../nbs/21_vblora.ipynb #26f30cb5
+def among(
+    every: Tensor,   # Places, increasing
+    at: Tensor,      # Some of them, increasing
+    values: Tensor,  # Their values
+) -> Tensor:         # Values for all of them, 0 where none is given; `values` itself if there are as many
+    "Spread values over more places."
+    if len(at) == len(every): return values
+    return values.new_zeros(len(every)).index_copy_(0, torch.searchsorted(every, at), values)
+
+# %% ../../nbs/21_vblora.ipynb #9f70ad52
 def lazy_step(p: Tensor, state: dict, lr: float, betas: tuple[float, float], eps: float) -> None:
     "Take one step of (5) with moments for the entries that have had a gradient."
     at, values = entries(p.grad)
     if not state: state |= {"step": 0, "at": at[:0], "m": p.new_zeros(0), "v": p.new_zeros(0)}
     every = state["at"] if len(state["at"]) == p.numel() else torch.cat([state["at"], at]).unique()
     if 2*len(every) > p.numel(): every = torch.arange(p.numel(), device=p.device)  # Soon the case of a bank
-    moved = torch.searchsorted(every, state["at"])
-    m, v = (p.new_zeros(len(every)).index_copy_(0, moved, state[key]) for key in "mv")
-    g = p.new_zeros(len(every)).index_copy_(0, torch.searchsorted(every, at), values)
+    m, v = (among(every, state["at"], state[key]) for key in "mv")
+    g = among(every, at, values)
     state |= {"step": (t := state["step"] + 1), "at": every, "m": m.lerp_(g, 1 - betas[0]),
               "v": v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])}
     scale = (v.sqrt() / math.sqrt(1 - betas[1]**t)).add_(eps)

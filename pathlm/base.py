@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'UnknownAdapterError', 'NonFiniteError', 'TextError',
            'CheckpointError', 'OutputError', 'write_file', 'plain', 'write_json', 'write_tensors', 'umask',
-           'read_tensors', 'read_metadata', 'digest', 'kept', 'read_json', 'output_folder', 'finished', 'resumable',
-           'append_line']
+           'read_tensors', 'read_metadata', 'digest', 'kept', 'cache_folder', 'read_json', 'output_folder', 'finished',
+           'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
 import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -152,11 +153,18 @@ def kept(
     "Read tensors from a cache, or compute them and put them there."
     if cache is None: return make()
     path = Path(cache)/f"{kind}-{digest(*of)}.safetensors"
-    if path.exists(): return read_tensors(path)
+    with suppress(CheckpointError): return read_tensors(path)
     tensors = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, tensors)
+    try: write_tensors(output_folder(cache)/path.name, tensors)
+    except OutputError as e: warnings.warn(f"computed, but not kept: {e}", stacklevel=2)
     return tensors
+
+# %% ../nbs/90_base.ipynb #4b461853
+def cache_folder() -> Path | None:  # None if nothing is to be kept
+    "Say where decompositions are kept: in `PATHLM_CACHE`, else in the user's cache; nowhere if that is `off`."
+    given = os.environ.get("PATHLM_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")
+    return None if given == "off" else Path(given or home/"pathlm")
 
 # %% ../nbs/90_base.ipynb #8ad91909
 def read_json(

@@ -248,7 +248,7 @@ def load_state(
     for n, p in [(n, p) for n, p in model.named_parameters() if p.requires_grad]:
         if n not in state or state[n].shape != p.shape:
             raise CheckpointError(f"{folder} holds a run of another architecture")
-        p.data.copy_(state[n])
+        with torch.no_grad(): p.copy_(state[n])
         moments = {k: state[f"{k}.{n}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": torch.tensor(float(log["step"])), **moments}
     return log

@@ -1,5 +1,4 @@
 from pathlm.adapters.svft import *
-import os
 from pathlib import Path
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from pathlm.objectives import svd
 import copy
 import json
 import math
+import os
 import tempfile
 from functools import partial
 from unittest.mock import patch

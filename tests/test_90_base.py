@@ -1,8 +1,11 @@
 from pathlm.base import *
 import math
+import os
+import warnings
 from pathlib import Path
 import tempfile
 import torch
+from unittest.mock import patch
 
 
 def test_errors():
@@ -43,7 +46,7 @@ def test_files_are_whole_or_absent_3():
 
 
 def test_files_are_whole_or_absent_4():
-    # %% ../nbs/90_base.ipynb #4b461853
+    # %% ../nbs/90_base.ipynb #eae40694
     with tempfile.TemporaryDirectory() as d:
         W, made = torch.randn(3, 4), []
         def make():
@@ -53,9 +56,21 @@ def test_files_are_whole_or_absent_4():
             assert torch.equal(kept(make, cache, "square", W)["square"], W @ W.T) and len(made) == n
         kept(make, d, "square", W.bfloat16())
         assert len(made) == 3
+        for file in Path(d).iterdir(): file.write_bytes(b"damaged")
+        assert torch.equal(kept(make, d, "square", W)["square"], W @ W.T) and len(made) == 4
+        Path(f"{d}/file").touch()
+        with warnings.catch_warnings(record=True) as seen: kept(make, f"{d}/file/cache", "square", W)
+        assert "not kept" in str(seen[0].message) and len(made) == 5
 
 
 def test_files_are_whole_or_absent_5():
+    # %% ../nbs/90_base.ipynb #4c369be4
+    with patch.dict(os.environ, {"PATHLM_CACHE": "", "XDG_CACHE_HOME": "/x"}): assert cache_folder() == Path("/x/pathlm")
+    with patch.dict(os.environ, PATHLM_CACHE="off"): assert cache_folder() is None
+    with patch.dict(os.environ, PATHLM_CACHE="/y"): assert cache_folder() == Path("/y")
+
+
+def test_files_are_whole_or_absent_6():
     # %% ../nbs/90_base.ipynb #00af0642
     with tempfile.TemporaryDirectory() as d:
         assert output_folder(f"{d}/a/b").is_dir()

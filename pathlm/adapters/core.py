@@ -431,14 +431,15 @@ def load_adapter(
 ) -> Adapter:                       # The adapter, now the only active one
     "Load an adapter and attach it; nothing changes unless all of it fits."
     config, about, tensors = read_adapter(folder)
-    adapter = prepared(model, config, name)
-    own = identity(model, adapter.names)
+    names = list(select(model, config.target_modules, config.layers_to_transform))
+    own = identity(model, names)
     if own["layers"] != about["layers"]: raise CheckpointError(
-        f"{folder} was made for other layers than the {len(adapter.names)} of {type(model).__name__} that match "
-        f"{config.target_modules!r}, such as {adapter.names[0]!r}")
+        f"{folder} was made for other layers than the {len(names)} of {type(model).__name__} that match "
+        f"{config.target_modules!r}, such as {names[0]!r}")
     if own["base"] != about["base"] and not other_base: raise CheckpointError(
         f"{folder} was trained on other weights (digest {about['base']}) than this model has ({own['base']}), "
         "for example before or after a rounding; other_base=True loads it all the same")
+    adapter = prepared(model, config, name)
     saved = {n: {k: fitting(tensors, f"{n}.{k}", t) for k, t in m.state_dict().items()}
              for n, m in adapter.saved.items()}
     adapter.fill(tensors, about["notes"])

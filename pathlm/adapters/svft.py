@@ -8,7 +8,6 @@ __all__ = ['PATTERNS', 'EXACT', 'FAR', 'hashed', 'noise', 'signed', 'singular', 
            'Fused', 'Beside', 'OneSided', 'Bare', 'route', 'probe', 'SVFTAdapter', 'SVFT']
 
 # %% ../../nbs/22_svft.ipynb #01d67794
-import os
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .core import Adapter, Config, Part, fitting, steps
-from ..base import CheckpointError, SettingError, kept
+from ..base import CheckpointError, SettingError, cache_folder, kept
 from ..linear import effective_weight, is_conv1d
 from ..objectives import svd, wide
 
@@ -435,7 +434,7 @@ class SVFT(Config, method="svft"):
     gate: bool = False                   # Start as the published code does, with random values behind a gate
     residual: bool = True                # Add to the layer; False replaces it by U (S + M) V^T
     learning_rate: float | None = None   # None is 5e-2 for plain, 1e-2 for d < 8, 5e-3 beyond
-    cache: InitVar[str | Path | None] = None  # A folder for decompositions; None is the environment's PATHLM_CACHE
+    cache: InitVar[str | Path | None] = None  # A folder for decompositions; None is `cache_folder()`
 
     def __post_init__(self, cache):
         if self.pattern not in PATTERNS:
@@ -468,7 +467,7 @@ class SVFT(Config, method="svft"):
 
     def part(self, stream: int, name: str, layer: nn.Module) -> SVFTPart:
         "Make the part of one layer."
-        W, cache = effective_weight(layer), self.cache or os.environ.get("PATHLM_CACHE")
+        W, cache = effective_weight(layer), self.cache or cache_folder()
         U, S, Vh = singular(W, cache, f"the weight of {name!r}")
         if self.rank: U, S, Vh = U[:, :self.rank].contiguous(), S[:self.rank].clone(), Vh[:self.rank].clone()
         at = pairs(self.pattern, self.depth(), U, Vh, self.seed, stream)

@@ -343,10 +343,10 @@ def study_table(
     form: str = ".3f",   # Of the measure
 ) -> str:                # Lines
     "Write a study as a table in plain text."
-    lines = [f"{'method':18} {'trained':>10} {'stored bytes':>13}   {'test, mean ± s.e.':17} {'peak rate':>9} rates tried"]
+    lines = [f"{'method':18} {'trained':>10} {'stored bytes':>13}   {'mean ± s.e.':17} {'peak rate':>9} tried"]
     for r in best_of(rows):
         value = f"{r['mean']:{form}} ± {r['se']:{form}}"
-        lines.append(f"{r['method']:18} {r['trained']:10,} {r['stored']:13,}   {value:17} {r['lr']:9.2g} {r['tried']:6}")
+        lines.append(f"{r['method']:18} {r['trained']:10,} {r['stored']:13,}   {value:17} {r['lr']:9.2g} {r['tried']:5}")
     return "\n".join(lines)
 
 # %% ../../nbs/24_adapting.ipynb #863b067f
@@ -359,8 +359,8 @@ def study_figure(
     fig, axes = plt.subplots(1, 3, figsize=(10, 4))
     for i, r in enumerate(best_of(rows)):
         style = dict(color=f"C{i % 10}", marker="os^v"[i // 3 % 4])
-        for ax, x in zip(axes, ("trained", "stored"), strict=False):
-            ax.errorbar(r[x], r["mean"], r["se"], capsize=2, ls="", label=r["method"] if ax is axes[0] else None, **style)
+        axes[0].errorbar(r["trained"], r["mean"], r["se"], capsize=2, ls="", label=r["method"], **style)
+        axes[1].errorbar(r["stored"], r["mean"], r["se"], capsize=2, ls="", **style)
         own = sorted((s["lr"], s["valid"]) for s in rows if s["method"] == r["method"] and not s["seed"])
         axes[2].plot(*zip(*own, strict=True), lw=1, ms=4, **style)
     for ax, x in zip(axes, ("trained parameters", "stored bytes", "peak learning rate"), strict=True):

@@ -55,7 +55,8 @@ def own_tensors(
     "Collect the tensors of a model that need storing."
     tied, found = set(getattr(model, "all_tied_weights_keys", None) or ()), {}
     for name, t in model.state_dict().items():
-        if name not in tied and not name.startswith(f"{STORE}."): found[name] = t.to(dtype) if dtype and t.is_floating_point() else t
+        if name in tied or name.startswith(f"{STORE}."): continue
+        found[name] = t.to(dtype) if dtype and t.is_floating_point() else t
     return found
 
 # %% ../nbs/50_checkpoints.ipynb #d4db9f28

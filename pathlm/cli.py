@@ -87,7 +87,7 @@ def run_adapt(args) -> tuple[object, Callable]:
     last = log["train"][-10:]
     result = {"out": str(out), "trained": count, "adapter_bytes": stored_bytes(out/"adapter"),
               "stored_bytes": stored_bytes(out), "train_loss": sum(last)/len(last), "seconds": log["seconds"], **recipe}
-    return result, lambda r: (f"{count:,} parameters trained, loss {r['train_loss']:.3f} on the last {len(last)} batches; "
+    return result, lambda r: (f"{count:,} parameters trained, loss {r['train_loss']:.3f} over the last steps; "
                               f"adapter ({r['adapter_bytes']:,} bytes) in {out/'adapter'}, merged model in {out}")
 
 # %% ../nbs/52_cli.ipynb #69a94c6e

@@ -31,7 +31,15 @@ import torch
 import torch.nn.functional as F
 
 import pathlm
-from .base import CheckpointError, SettingError, output_folder, read_metadata, read_tensors, write_json, write_tensors
+from pathlm.base import (
+    CheckpointError,
+    SettingError,
+    output_folder,
+    read_metadata,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from .linear import check_finite
 
 # %% ../nbs/02_models.ipynb #b3916847

@@ -203,10 +203,11 @@ def measure(
     took = time.perf_counter() - start
     size, extra, model, tokenizer = stored_again(ground, model, tokenizer, {"path": path, **notes})
     if extra: notes["adapter_bytes"] = extra
+    size += extra
     todo = batches(ground.test, tokenizer, *window_and_stride(model))
     nll, tokens = document_nll(model, todo, desc="measure")
     row = summarize(nll, tokens, sum(map(len, ground.test)))
-    return {"path": path, "stored_bytes": size + extra, "bits_per_weight": bits_per_weight(size + extra, weights), **row,
+    return {"path": path, "stored_bytes": size, "bits_per_weight": bits_per_weight(size, weights), **row,
             "perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
             "seconds": took, "seconds_all": time.perf_counter() - start, "notes": notes, "nll": nll.tolist(),
             "scored": tokens.tolist()}
@@ -392,8 +393,8 @@ def page(
     "Write the page of a tour."
     cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"
     line = lambda tag, texts: "<tr>" + "".join(cell(tag, t) for t in texts) + "</tr>"
-    shown = [f"<table>{line('th', columns)}{''.join(line('td', (f(r) for f in columns.values())) for r in rows)}</table>"
-             for columns, rows in tables(result)]
+    body = lambda columns, rows: "".join(line("td", (f(row) for f in columns.values())) for row in rows)
+    shown = [f"<table>{line('th', columns)}{body(columns, rows)}</table>" for columns, rows in tables(result)]
     tokens = result["rows"][0]["tokens"]
     about = f"{result['model']} on {result['text']}: {result['documents']} documents, {tokens:,} tokens."
     how = ", ".join(f"{k} {v}" for k, v in result["machine"].items())

@@ -1039,7 +1039,8 @@ def test_multiple_choice_2():
 
     # %% ../nbs/03_evaluate.ipynb #2ca5b4cd
     assert common_prefix([encode(tokenizer, t) for t in ("is ", "is yes", "is 12")]) == 3  # <s> i s
-    assert common_prefix([encode(tokenizer, t) for t in ("is ", "is 11", "is 12")]) == 4 and common_prefix([[1, 2], [1, 2, 3]]) == 2
+    assert common_prefix([encode(tokenizer, t) for t in ("is ", "is 11", "is 12")]) == 4
+    assert common_prefix([[1, 2], [1, 2, 3]]) == 2
 
 
 def test_multiple_choice_3():

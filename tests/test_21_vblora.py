@@ -4,7 +4,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch import nn
-from pathlm.adapters.core import steps
 from pathlm.base import CheckpointError
 from pathlm.base import SettingError
 from pathlm.base import read_tensors
@@ -1949,13 +1948,13 @@ def test_lazy_adam():
         return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #792130c3
-    def run(kind, steps=12, resumed=False, **changes):
+    def run(kind, count=12, resumed=False, **changes):
         "Train a network, and return its parameters and the optimizer."
         torch.manual_seed(0)
         model = nn.Sequential(block(), block())
         adapter = attach(model, small(num_vectors=40, init_logits_std=.01, **changes))
-        optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
-        for i in range(steps):
+        optimizer, x = kind(adapter.groups()), torch.randn(count, 8, 48)
+        for i in range(count):
             optimizer.zero_grad()
             (model(x[i]) - x[i]).square().mean().backward()
             optimizer.step()
@@ -1972,7 +1971,7 @@ def test_lazy_adam():
         state = optimizer.state[lazy.logits]
         assert state["at"].dtype == torch.int64 and state["step"] == 12
         still = torch.ones(lazy.logits.numel(), dtype=torch.bool).index_fill_(0, state["at"], False)
-        assert torch.equal(lazy.logits.flatten()[still], run(LazyAdam, steps=0)[0].logits.flatten()[still])
+        assert torch.equal(lazy.logits.flatten()[still], run(LazyAdam, count=0)[0].logits.flatten()[still])
         touched = len(state["at"])/lazy.logits.numel()
         assert .06 < touched < .5
     print(f"after 12 steps {100*touched:.0f} % of the logits have had a gradient; k/h is {100*2/40:.0f} %")
@@ -2049,13 +2048,13 @@ def test_lazy_adam_2():
         return sum(f.stat().st_size for f in Path(folder).iterdir()), sum(t.nbytes for t in tensors.values())
 
     # %% ../nbs/21_vblora.ipynb #792130c3
-    def run(kind, steps=12, resumed=False, **changes):
+    def run(kind, count=12, resumed=False, **changes):
         "Train a network, and return its parameters and the optimizer."
         torch.manual_seed(0)
         model = nn.Sequential(block(), block())
         adapter = attach(model, small(num_vectors=40, init_logits_std=.01, **changes))
-        optimizer, x = kind(adapter.groups()), torch.randn(steps, 8, 48)
-        for i in range(steps):
+        optimizer, x = kind(adapter.groups()), torch.randn(count, 8, 48)
+        for i in range(count):
             optimizer.zero_grad()
             (model(x[i]) - x[i]).square().mean().backward()
             optimizer.step()

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import adapters, attach, parameter_groups
+from .core import attach, parameter_groups
 from .lora import LoRA, elastic_backward
 from .svft import SVFT
 from .vblora import VBLoRA
@@ -346,7 +346,8 @@ def study_table(
     lines = [f"{'method':18} {'trained':>10} {'stored bytes':>13}   {'mean ± s.e.':17} {'peak rate':>9} tried"]
     for r in best_of(rows):
         value = f"{r['mean']:{form}} ± {r['se']:{form}}"
-        lines.append(f"{r['method']:18} {r['trained']:10,} {r['stored']:13,}   {value:17} {r['lr']:9.2g} {r['tried']:5}")
+        size = f"{r['trained']:10,} {r['stored']:13,}"
+        lines.append(f"{r['method']:18} {size}   {value:17} {r['lr']:9.2g} {r['tried']:5}")
     return "\n".join(lines)
 
 # %% ../../nbs/24_adapting.ipynb #863b067f

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'UnknownAdapterError', 'NonFiniteError', 'TextError',
            'CheckpointError', 'OutputError', 'write_file', 'plain', 'write_json', 'write_tensors', 'umask',
-           'read_tensors', 'read_metadata', 'digest', 'kept', 'cache_folder', 'read_json', 'output_folder', 'finished',
+           'read_tensors', 'read_metadata', 'read_json', 'output_folder', 'digest', 'kept', 'cache_folder', 'finished',
            'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
@@ -131,6 +131,26 @@ def read_metadata(
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {e}") from e
 
+# %% ../nbs/90_base.ipynb #8ad91909
+def read_json(
+    path: str | Path,  # A json file
+) -> object:           # What it holds
+    "Read a json file; raise `CheckpointError` if it is missing or damaged."
+    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e: raise CheckpointError(f"cannot read {path}: {e.strerror or e}") from e
+    except ValueError as e: raise CheckpointError(f"{path} is damaged or no json file: {e}") from e
+
+# %% ../nbs/90_base.ipynb #e6e138f5
+def output_folder(
+    path: str | Path,  # A folder, there or not
+) -> Path:             # The folder, made if it was not there
+    "Make a folder and check that it can be written to; raise `OutputError` if not."
+    path = Path(path)
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise OutputError(f"cannot make the folder {path}: {e.strerror or e}") from e
+    write_file(path/".writable", lambda p: p.touch()).unlink()
+    return path
+
 # %% ../nbs/90_base.ipynb #1fc1a005
 def digest(
     *tensors,  # Any tensors
@@ -165,26 +185,6 @@ def cache_folder() -> Path | None:  # None if nothing is to be kept
     given = os.environ.get("PATHLM_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")
     return None if given == "off" else Path(given or home/"pathlm")
-
-# %% ../nbs/90_base.ipynb #8ad91909
-def read_json(
-    path: str | Path,  # A json file
-) -> object:           # What it holds
-    "Read a json file; raise `CheckpointError` if it is missing or damaged."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e: raise CheckpointError(f"cannot read {path}: {e.strerror or e}") from e
-    except ValueError as e: raise CheckpointError(f"{path} is damaged or no json file: {e}") from e
-
-# %% ../nbs/90_base.ipynb #e6e138f5
-def output_folder(
-    path: str | Path,  # A folder, there or not
-) -> Path:             # The folder, made if it was not there
-    "Make a folder and check that it can be written to; raise `OutputError` if not."
-    path = Path(path)
-    try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise OutputError(f"cannot make the folder {path}: {e.strerror or e}") from e
-    write_file(path/".writable", lambda p: p.touch()).unlink()
-    return path
 
 # %% ../nbs/90_base.ipynb #ae435932
 def finished(

@@ -46,6 +46,16 @@ def test_files_are_whole_or_absent_3():
 
 
 def test_files_are_whole_or_absent_4():
+    # %% ../nbs/90_base.ipynb #00af0642
+    with tempfile.TemporaryDirectory() as d:
+        assert output_folder(f"{d}/a/b").is_dir()
+        write_file(f"{d}/file", lambda p: p.touch())
+        try: output_folder(f"{d}/file/b")
+        except OutputError as e: assert f"{d}/file/b" in str(e)
+        else: raise AssertionError("a file was taken for a folder")
+
+
+def test_files_are_whole_or_absent_5():
     # %% ../nbs/90_base.ipynb #eae40694
     with tempfile.TemporaryDirectory() as d:
         W, made = torch.randn(3, 4), []
@@ -63,21 +73,11 @@ def test_files_are_whole_or_absent_4():
         assert "not kept" in str(seen[0].message) and len(made) == 5
 
 
-def test_files_are_whole_or_absent_5():
+def test_files_are_whole_or_absent_6():
     # %% ../nbs/90_base.ipynb #4c369be4
     with patch.dict(os.environ, {"PATHLM_CACHE": "", "XDG_CACHE_HOME": "/x"}): assert cache_folder() == Path("/x/pathlm")
     with patch.dict(os.environ, PATHLM_CACHE="off"): assert cache_folder() is None
     with patch.dict(os.environ, PATHLM_CACHE="/y"): assert cache_folder() == Path("/y")
-
-
-def test_files_are_whole_or_absent_6():
-    # %% ../nbs/90_base.ipynb #00af0642
-    with tempfile.TemporaryDirectory() as d:
-        assert output_folder(f"{d}/a/b").is_dir()
-        write_file(f"{d}/file", lambda p: p.touch())
-        try: output_folder(f"{d}/file/b")
-        except OutputError as e: assert f"{d}/file/b" in str(e)
-        else: raise AssertionError("a file was taken for a folder")
 
 
 def test_long_loops_resume():

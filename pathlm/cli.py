@@ -53,7 +53,7 @@ def calibration(model, tokenizer, args) -> dict:
     from pathlm.objectives import gram
     documents = read_documents(args.text) if args.text else list(corpus("valid").values())
     window, _ = window_and_stride(model)
-    todo = [{"input_ids": b.ids, "attention_mask": b.mask} for b in batches(documents, tokenizer, window, window)]
+    todo = [b.inputs for b in batches(documents, tokenizer, window, window)]
     return gram(model, todo, select(model, targets(args.target), args.layers), desc="Gram matrices")
 
 # %% ../nbs/52_cli.ipynb #1ce2d478

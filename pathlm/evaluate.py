@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['cut', 'json_texts', 'read_documents', 'windows', 'context', 'window_and_stride', 'Batch', 'pack', 'encode', 'batches',
-           'scored_logits', 'batch_nll', 'evaluating', 'document_nll', 'ratio', 'perplexity', 'summarize', 'evaluate',
-           'paired', 'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
+           'scored_logits', 'batch_nll', 'document_nll', 'ratio', 'perplexity', 'summarize', 'evaluate', 'paired',
+           'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
            'stored_bytes', 'tensor_bytes', 'bits_per_weight']
 
 # %% ../nbs/03_evaluate.ipynb #11268bea
@@ -14,7 +14,6 @@ import math
 import random
 import re
 from collections.abc import Iterable
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .base import CheckpointError, SettingError, TextError
+from .objectives import evaluating
 
 # %% ../nbs/03_evaluate.ipynb #0708ad14
 def cut(
@@ -122,6 +122,11 @@ class Batch(NamedTuple):
         "Where a target is scored, (B, T)."
         return self.targets >= 0
 
+    @property
+    def inputs(self):
+        "What a model of transformers is called with."
+        return {"input_ids": self.ids, "attention_mask": self.mask}
+
     def to(self, device):
         "Move the batch to a device."
         return Batch(*(t.to(device) for t in self))
@@ -189,17 +194,6 @@ def batch_nll(
     x = F.cross_entropy(scored_logits(model, batch).float(), batch.targets[batch.scored], reduction="none")
     x = x.cpu().double().nan_to_num(nan=math.inf, posinf=math.inf)
     return torch.zeros(len(batch.doc), dtype=torch.float64).index_add(0, batch.scored.nonzero()[:, 0].cpu(), x)
-
-# %% ../nbs/03_evaluate.ipynb #074b42c2
-@contextmanager
-def evaluating(
-    model: torch.nn.Module,  # Any model
-):
-    "Put a model in evaluation mode and every module back into its own mode afterwards."
-    modes = {module: module.training for module in model.modules()}
-    try: yield model.eval()
-    finally:
-        for module, mode in modes.items(): module.training = mode
 
 # %% ../nbs/03_evaluate.ipynb #cdfcc4df
 def document_nll(

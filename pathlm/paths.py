@@ -117,8 +117,7 @@ def svd_weight(ground: Ground, model, tokenizer, rate: float = .5) -> dict:
 def grams_of(ground: Ground, model, tokenizer, layers=None) -> dict:
     "Collect the Gram matrices of the layers of some blocks, or of all, on the seen text."
     todo = ground.batches(tokenizer, model)
-    inputs = [{"input_ids": b.ids, "attention_mask": b.mask} for b in todo]
-    return gram(model, inputs, select(model, layers=layers), desc="Gram matrices")
+    return gram(model, [b.inputs for b in todo], select(model, layers=layers), desc="Gram matrices")
 
 # %% ../nbs/51_paths.ipynb #cb5259ef
 def svd_output(ground: Ground, model, tokenizer, rate: float = .5, deep: bool = False) -> dict:

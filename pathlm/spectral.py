@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import SettingError, digest, kept, resumable
-from .evaluate import Batch, batch_nll, document_nll, evaluating, paired
+from .evaluate import Batch, batch_nll, document_nll, paired
 from .linear import blocks, check_finite, effective_weight, linear_from, replace, select, set_weight
-from .objectives import check_rank, svd, whiten, wide
+from .objectives import check_rank, evaluating, svd, whiten, wide
 
 # %% ../nbs/10_spectral.ipynb #3faafdde
 class Spectrum(NamedTuple):

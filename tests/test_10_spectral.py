@@ -288,7 +288,7 @@ def test_weight_error_against_output_error():
     # %% ../nbs/10_spectral.ipynb #abead777
     model, tokenizer = pretrained()
     calibration = batches([text[:3000] for text in corpus("valid").values()][:12], tokenizer, 512, 512)
-    grams = gram(model, [{"input_ids": b.ids, "attention_mask": b.mask} for b in calibration])
+    grams = gram(model, [b.inputs for b in calibration])
     by_weight, by_output = decompose(model), decompose(model, grams=grams)
     held_out = [text[:1500] for text in corpus("test").values()][:10]
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
            'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'merge',
-           'unmerge']
+           'unmerge', 'put_back']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
@@ -79,9 +79,11 @@ def walk(
 def linears(
     model: nn.Module,        # A model
 ) -> dict[str, nn.Module]:   # Name to layer, in module order
-    "List the linear layers of a model without its output embedding."
+    "List the linear layers of a model without its output embedding, or without the head of a classifier."
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else getattr(model, "lm_head", None)
-    return {name: layer for name, layer in walk(model) if layer is not head}
+    body = getattr(model, "base_model", model) if head is None else model
+    inside = set(body.modules())
+    return {name: layer for name, layer in walk(model) if layer is not head and layer in inside}
 
 # %% ../nbs/00_linear.ipynb #300a5142
 def blocks(
@@ -216,19 +218,36 @@ def merge(
     model: nn.Module,  # A model, changed in place
 ) -> nn.Module:        # `model`
     "Replace every layer that has an `effective_weight` method by a dense one that computes the same."
-    for name, layer in list(walk(model)):
-        if hasattr(layer, "effective_weight"):
-            W = check_finite(f"the effective weight of {name!r}", layer.effective_weight())
-            dense = linear_from(W, layer.bias, getattr(layer, "kind", nn.Linear))
-            replace(model, name, dense.requires_grad_(any(p.requires_grad for p in layer.parameters())))
-            vars(model).setdefault("unmerged", {})[name] = layer
+    kept, before = vars(model).setdefault("unmerged", {}), vars(model).get("unmerged", {}).copy()
+    try:
+        for name, layer in list(walk(model)):
+            if hasattr(layer, "effective_weight"):
+                W = check_finite(f"the effective weight of {name!r}", layer.effective_weight())
+                dense = linear_from(W, layer.bias, getattr(layer, "kind", nn.Linear))
+                replace(model, name, dense.requires_grad_(any(p.requires_grad for p in layer.parameters())))
+                kept[name], dense.merged_as = layer, W.dtype
+    except NonFiniteError:
+        put_back(model, {name: kept.pop(name) for name in kept.keys() - before})
+        raise
+    finally:
+        if not kept: del model.unmerged
     return model
 
 # %% ../nbs/00_linear.ipynb #dba6dce9
 def unmerge(
     model: nn.Module,  # A model, changed in place
 ) -> nn.Module:        # `model`
-    "Put back, bit for bit, the layers that `merge` replaced, on the device where the model is now."
-    for name, layer in vars(model).pop("unmerged", {}).items():
-        replace(model, name, layer.to(model.get_submodule(name).weight.device))
+    "Put back, bit for bit, the layers that `merge` replaced."
+    put_back(model, vars(model).pop("unmerged", {}))
     return model
+
+# %% ../nbs/00_linear.ipynb #72e1a3c5
+def put_back(
+    model: nn.Module,              # A model, changed in place
+    kept: dict[str, nn.Module],    # Name to the layer that was there
+) -> None:
+    "Put layers back on the device where the model is now, and in the type that it was cast to, if it was."
+    for name, layer in kept.items():
+        dense = model.get_submodule(name)
+        dtype = dense.weight.dtype if dense.weight.dtype != dense.merged_as else None
+        replace(model, name, layer.to(dense.weight.device, dtype))

@@ -486,6 +486,48 @@ def test_choosing_layers_4():
     model = tiny("Llama")
     print(*select(model, ["q_proj", "mlp.down_proj"], layers=[0, -1]), sep="\n")
 
+    # %% ../nbs/00_linear.ipynb #5bd316b1
+    small = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
+    for kind, config in ((tf.BertForSequenceClassification, tf.BertConfig), (tf.LlamaForSequenceClassification, tf.LlamaConfig),
+                         (tf.RobertaForSequenceClassification, tf.RobertaConfig)):
+        judge = kind(config(**small, pad_token_id=0))
+        head = {name for name, _ in walk(judge)} - linears(judge).keys()
+        assert head and all(name.startswith(("classifier", "score")) for name in head)
+        assert select(judge, list(head)).keys() == head
+
+
+def test_choosing_layers_5():
+    # %% ../nbs/00_linear.ipynb #73731b39
+    def tiny(name):
+        "A random model of three blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=3, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "GPT-NeoX": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common)),
+            "Phi-3": lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**common, num_key_value_heads=2)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+        }[name]().eval()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+
+    # %% ../nbs/00_linear.ipynb #0db1af67
+    every = [n for n, _ in walk(tiny("Llama"))]
+    for name in "q_prj", "model.layers.0.mlp.dwn_proj", "query": print(f"{name}: {near(name, every)}")
+
+    # %% ../nbs/00_linear.ipynb #7943f943
+    model = tiny("Llama")
+    print(*select(model, ["q_proj", "mlp.down_proj"], layers=[0, -1]), sep="\n")
+
     # %% ../nbs/00_linear.ipynb #0fb146d0
     print(refusal(UnknownModuleError, select, model, "q_prj"))
     print(refusal(UnknownModuleError, select, model, ["q_proj", "c_attn"]))
@@ -687,4 +729,4 @@ def test_merging_3():
     print(refusal(UnknownModuleError, replace, model, "transformer.h.1.attn.c_porj", layer))
     with torch.no_grad(): layer.A[0, 0] = float("inf")
     print(refusal(NonFiniteError, merge, model))
-    assert model.get_submodule(name) is layer and unmerge(model).get_submodule(name) is layer
+    assert model.get_submodule(name) is layer and not hasattr(model, "unmerged")

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'STORE', 'COUNT', 'Part', 'LowRankPart', 'AdaptedLinear', 'Config', 'Adapter', 'fitting', 'Store',
-           'adapters', 'adapted', 'attach', 'prepared', 'found', 'join', 'known', 'activate', 'detach', 'taken_off',
-           'mixed', 'parameter_groups', 'trained', 'steps', 'count_step', 'sample', 'identity', 'save_adapter',
-           'the_one', 'read_adapter', 'load_adapter', 'bake']
+           'adapters', 'adapted', 'sample', 'identity', 'attach', 'prepared', 'wanted', 'check_layer', 'settled',
+           'in_json', 'at_least', 'found', 'join', 'known', 'activate', 'detach', 'thaw', 'taken_off', 'mixed',
+           'parameter_groups', 'trained', 'steps', 'count_step', 'save_adapter', 'the_one', 'read_adapter',
+           'load_adapter', 'bake']
 
 # %% ../../nbs/04_adapters.ipynb #b923f7ef
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -99,11 +101,11 @@ class AdaptedLinear(nn.Module):
     def by_sample(self, x: Tensor) -> Tensor:
         "Apply to each sample the adapter that was named for it."
         size, rows = self.mixed
-        if len(x) != size: raise SettingError(f"a batch of {len(x)} samples came with {size} adapter names")
-        y = self.base(x)
+        if len(x) % size: raise SettingError(f"a batch of {len(x)} samples came with {size} adapter names")
+        y, each = self.base(x), len(x)//size
         for name, at in rows.items():
             if name in self.parts:
-                at = at.to(x.device)
+                at = (at[:, None]*each + torch.arange(each)).flatten().to(x.device)
                 y = y.index_add(0, at, self.parts[name](x.index_select(0, at)).to(y.dtype))
         return y
 
@@ -129,13 +131,22 @@ class Config:
 # %% ../../nbs/04_adapters.ipynb #ec4dd2c7
 class Adapter(nn.Module):
     "The parts of one method on one model, and what they share."
+    bound = False  # Whether its numbers mean something for the very weights alone that it was attached to
+
     def __init__(self,
         config: Config,            # How it is set
         parts: dict[str, Part],    # By layer name
     ):
         super().__init__()
         self.config, self.names, self.parts = config, list(parts), nn.ModuleList(parts.values())
-        self.saved = {}  # `modules_to_save` by name, plain as they belong to the model
+        self.saved, self.base = {}, None  # `modules_to_save` by name, plain as they belong to the model; a digest
+
+    def train(self, mode: bool = True) -> "Adapter":
+        if mode != self.training: self.forget()
+        return super().train(mode)
+
+    def forget(self) -> None:
+        "Drop what was computed from the parameters and kept, if anything was."
 
     def groups(self) -> list[dict]:
         "Group its parameters for an optimizer, with the method's own settings."
@@ -165,6 +176,8 @@ def fitting(
     if key not in tensors: raise CheckpointError(f"the adapter file lacks {key!r}; it holds {', '.join(tensors)}")
     if (given := tuple(tensors[key].shape)) != tuple(like.shape):
         raise CheckpointError(f"{key!r} of the adapter file has shape {given}, expected {tuple(like.shape)}")
+    if like.is_floating_point() != tensors[key].is_floating_point():
+        raise CheckpointError(f"{key!r} of the adapter file is {tensors[key].dtype}, expected {like.dtype}")
     if like.is_floating_point() and not tensors[key].isfinite().all():
         raise CheckpointError(f"{key!r} of the adapter file holds NaN or Inf")
     return tensors[key]
@@ -194,6 +207,26 @@ def adapted(
     found = {name: kept.get(name, layer) for name, layer in walk(model)}
     return {name: layer for name, layer in found.items() if isinstance(layer, AdaptedLinear)}
 
+# %% ../../nbs/04_adapters.ipynb #9d813e18
+def sample(
+    W: Tensor,         # Any shape
+    most: int = 4096,  # How many entries at most
+) -> Tensor:           # (most,) or fewer, float32
+    "Take entries evenly spread over a tensor."
+    step = -(-W.numel()//most) | 1
+    return W.detach().reshape(-1)[::step].float()
+
+# %% ../../nbs/04_adapters.ipynb #e0477dd2
+def identity(
+    model: nn.Module,        # A model with the layers
+    names: Iterable[str],    # Layer names
+) -> dict[str, str]:         # Digests of names with shapes, and of weights
+    "Identify the layers that an adapter is for."
+    layers = dict(walk(model)) | adapted(model)
+    weights = {n: effective_weight(getattr(layers[n], "base", layers[n])) for n in names}
+    shapes = torch.tensor(list(json.dumps({n: tuple(W.shape) for n, W in weights.items()}).encode()), dtype=torch.uint8)
+    return {"layers": digest(shapes), "base": digest(*(sample(W) for W in weights.values()))}
+
 # %% ../../nbs/04_adapters.ipynb #8ab12bef
 def attach(
     model: nn.Module,       # A model, changed in place; all it has is frozen
@@ -206,16 +239,81 @@ def attach(
 # %% ../../nbs/04_adapters.ipynb #e0b9469d
 def prepared(model: nn.Module, config: Config, name: str) -> Adapter:
     "Check that an adapter can be attached and build it, without changing the model."
-    if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn.ModuleDict, name):
-        raise SettingError(f"an adapter cannot be called {name!r}; expected letters, digits, _ and -")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or hasattr(Store(), name) or name == "trainable":
+        raise SettingError(f"an adapter cannot be called {name!r}; expected letters, digits, _ and -, and no method of "
+                           "torch's nn.ModuleDict")
     if name in adapters(model): raise SettingError(f"there is an adapter {name!r} already; detach it or choose a name")
     if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge(model) before attach")
-    layers = {n: getattr(layer, "base", layer) if isinstance(layer, AdaptedLinear) else layer
-              for n, layer in select(model, config.target_modules, config.layers_to_transform).items()}
-    for n, layer in layers.items(): check_finite(f"the weight of {n!r}", effective_weight(layer))
-    adapter = config.build(layers)
-    for n in config.modules_to_save or []: adapter.saved |= found(model, n)
+    layers, saved = wanted(model, config)
+    for n, layer in layers.items(): check_layer(model, n, layer)
+    with torch.inference_mode(False): adapter = config.build(layers)
+    adapter.saved, adapter.base = saved, identity(model, layers)["base"]
     return adapter.to(effective_weight(next(iter(layers.values()))).device)
+
+# %% ../../nbs/04_adapters.ipynb #34b4ea16
+def wanted(
+    model: nn.Module,   # A model
+    config: Config,     # A method and its settings
+) -> tuple[dict, dict]: # Layers that get a part, and modules to save, by name
+    "Find what a configuration is about."
+    settled(config)
+    saved = {n: m for target in config.modules_to_save or [] for n, m in found(model, target).items()}
+    layers = {n: layer.base if isinstance(layer, AdaptedLinear) else layer
+              for n, layer in select(model, config.target_modules, config.layers_to_transform).items()
+              if not any(f"{n}.".startswith(f"{s}.") for s in saved)}
+    if not layers: raise SettingError(f"target_modules={config.target_modules!r} names nothing but modules_to_save")
+    return layers, saved
+
+# %% ../../nbs/04_adapters.ipynb #f48e8da9
+def check_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    "Raise an error unless a layer can carry a part."
+    W, parent = effective_weight(layer), model.get_submodule(name.rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer): raise SettingError(
+        f"{name!r} cannot carry an adapter: torch's {type(parent).__name__} reads its weight without calling it")
+    if not W.is_floating_point() or W.is_meta: raise SettingError(
+        f"{name!r} cannot carry an adapter: its weight is {W.dtype} on {W.device}, expected floating point in memory")
+    check_finite(f"the weight of {name!r}", W)
+
+# %% ../../nbs/04_adapters.ipynb #c1b8f8b2
+def settled(
+    config: Config,  # Changed in place where a value is of another type
+) -> Config:         # `config`
+    "Bring a configuration into json's types, or raise `SettingError`."
+    if not isinstance(config, Config): raise SettingError(f"expected a configuration such as LoRA(r=8), got {config!r}")
+    for f in fields(config): setattr(config, f.name, in_json(f"{f.name}", getattr(config, f.name)))
+    for key, kind in ("layers_to_transform", int), ("modules_to_save", str):
+        if isinstance(getattr(config, key), kind): setattr(config, key, [getattr(config, key)])
+    for key, kind in ("target_modules", str), ("layers_to_transform", int), ("modules_to_save", str):
+        value = getattr(config, key)
+        single = key == "target_modules" and isinstance(value, str) or key != "target_modules" and value is None
+        if not single and not (isinstance(value, list) and all(type(v) is kind for v in value)):
+            raise SettingError(f"{key}={value!r}, expected a list of {kind.__name__}")
+    return config
+
+# %% ../../nbs/04_adapters.ipynb #290d137f
+def in_json(key: str, value: object) -> object:
+    "Bring a setting into json's types, or raise `SettingError`."
+    if isinstance(value, set | frozenset): value = sorted(value)
+    if isinstance(value, tuple | range | list): return [in_json(key, v) for v in value]
+    if isinstance(value, dict): return {str(k): in_json(key, v) for k, v in value.items()}
+    if isinstance(value, Path): return str(value)
+    if value is not None and not isinstance(value, str | bool | int | float) and hasattr(value, "item"):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int | float): return value
+    raise SettingError(f"{key}={value!r} cannot be written as json")
+
+# %% ../../nbs/04_adapters.ipynb #599d6e6a
+def at_least(
+    config: Config,   # A configuration
+    key: str,         # One of its fields
+    least: float,     # The least value allowed
+    kind,             # Its type
+) -> None:
+    "Raise `SettingError` unless a field is a finite number of a kind and not too small."
+    value = getattr(config, key)
+    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value) or value < least:
+        sort = "a whole" if kind is int else "a finite"
+        raise SettingError(f"{key}={value!r}, expected {sort} number from {least} on")
 
 # %% ../../nbs/04_adapters.ipynb #c2c119ab
 def found(
@@ -266,7 +364,7 @@ def activate(
     *names: str,        # Adapters that add up in the forward pass; none leaves the base alone
 ) -> None:
     "Choose which adapters take part."
-    active = tuple(known(model, names))
+    active = tuple(dict.fromkeys(known(model, names)))
     if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge(model) before activate")
     for layer in adapted(model).values(): layer.active = active
 
@@ -276,14 +374,19 @@ def detach(
     *names: str,        # Adapters; none is all
 ) -> nn.Module:         # `model`
     "Take adapters off a model; a merged one is unmerged first, and what is left is bit for bit what was there before."
-    names = known(model, names) or list(adapters(model))
+    names = list(dict.fromkeys(known(model, names))) or list(adapters(model))
     unmerge(model)
     for name in names: taken_off(model, name)
-    if not adapters(model) and hasattr(model, STORE):
-        trainable = set(getattr(model, STORE).trainable)
-        delattr(model, STORE)
-        for n, p in model.named_parameters(): p.requires_grad_(n in trainable)
+    if not adapters(model): thaw(model)
     return model
+
+# %% ../../nbs/04_adapters.ipynb #2b311fae
+def thaw(model: nn.Module) -> None:
+    "Remove the place of the adapters, and let train what could be trained before the first came."
+    if not hasattr(model, STORE): return
+    trainable = set(getattr(model, STORE).trainable)
+    delattr(model, STORE)
+    for n, p in model.named_parameters(): p.requires_grad_(n in trainable)
 
 # %% ../../nbs/04_adapters.ipynb #000d580f
 def taken_off(model: nn.Module, name: str) -> None:
@@ -304,7 +407,7 @@ def mixed(
     model: nn.Module,       # A model with adapters
     names: Iterable[str],   # For each sample of the batch an adapter's name, or "__base__"
 ) -> Iterator[nn.Module]:   # `model`
-    "Run forward passes in which every sample has its own adapter."
+    "Run forward passes in which every sample has its own adapter; a backward pass belongs inside as well."
     names = list(names)
     known(model, [n for n in names if n != "__base__"])
     if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge(model) before mixed")
@@ -350,26 +453,6 @@ def count_step(*_) -> None: COUNT["steps"] += 1
 
 register_optimizer_step_post_hook(count_step)
 
-# %% ../../nbs/04_adapters.ipynb #9d813e18
-def sample(
-    W: Tensor,         # Any shape
-    most: int = 4096,  # How many entries at most
-) -> Tensor:           # (most,) or fewer, float32
-    "Take entries evenly spread over a tensor."
-    step = max(1, -(-W.numel()//most))
-    return W.detach().flatten()[::step].float() if W.is_contiguous() else W.detach().reshape(-1)[::step].float()
-
-# %% ../../nbs/04_adapters.ipynb #e0477dd2
-def identity(
-    model: nn.Module,        # A model with the layers
-    names: Iterable[str],    # Layer names
-) -> dict[str, str]:         # Digests of names with shapes, and of weights
-    "Identify the layers that an adapter is for."
-    layers = dict(walk(model)) | adapted(model)
-    weights = {n: effective_weight(getattr(layers[n], "base", layers[n])) for n in names}
-    shapes = torch.tensor(list(json.dumps({n: tuple(W.shape) for n, W in weights.items()}).encode()), dtype=torch.uint8)
-    return {"layers": digest(shapes), "base": digest(*(sample(W) for W in weights.values()))}
-
 # %% ../../nbs/04_adapters.ipynb #1057a12c
 def save_adapter(
     model: nn.Module,            # A model with adapters
@@ -379,13 +462,16 @@ def save_adapter(
     "Save an adapter."
     name, adapter = the_one(model, name)
     folder, tensors = output_folder(folder), adapter.tensors()
-    for n, m in adapter.saved.items(): tensors |= {f"{n}.{k}": t for k, t in m.state_dict().items()}
+    for n, m in adapter.saved.items(): tensors |= {f"{n}.{k}": t.clone() for k, t in m.state_dict().items()}
     for key, t in tensors.items():
         if t.is_floating_point(): check_finite(f"{key!r} of the adapter {name!r}", t)
     default = {f.name: f.default for f in fields(adapter.config)}
     config = {k: v for k, v in asdict(adapter.config).items() if k not in default or v != default[k]}
     about = {"pathlm": pathlm.__version__, "method": adapter.config.method, "config": config,
              **identity(model, adapter.names), "notes": adapter.notes()}
+    if adapter.bound and about["base"] != adapter.base: raise SettingError(
+        f"the weights that {name!r} was attached to have changed since, by a cast or by training; its numbers have no "
+        f"meaning for others. Cast a model before attaching {adapter.config.method}")
     write_tensors(folder/"adapter.safetensors", tensors, {"pathlm": json.dumps(about, separators=(",", ":"))})
     write_json(folder/"adapter.json", {"method": about["method"], "config": config})
     return folder
@@ -419,8 +505,8 @@ def read_adapter(
         import_module(f"pathlm.adapters.{method}")
     if method not in METHODS: raise CheckpointError(
         f"{path} holds an adapter of the method {method!r}; pathlm {pathlm.__version__} knows {', '.join(METHODS)}")
-    try: return METHODS[method](**config), about, tensors
-    except (TypeError, SettingError) as e: raise CheckpointError(f"{path}: {e}") from e
+    try: return settled(METHODS[method](**config)), about, tensors
+    except (TypeError, ValueError, AttributeError) as e: raise CheckpointError(f"{path}: {e}") from e
 
 # %% ../../nbs/04_adapters.ipynb #a70f58b4
 def load_adapter(
@@ -431,17 +517,20 @@ def load_adapter(
 ) -> Adapter:                       # The adapter, now the only active one
     "Load an adapter and attach it; nothing changes unless all of it fits."
     config, about, tensors = read_adapter(folder)
-    names = list(select(model, config.target_modules, config.layers_to_transform))
+    names = list(wanted(model, config)[0])
     own = identity(model, names)
     if own["layers"] != about["layers"]: raise CheckpointError(
         f"{folder} was made for other layers than the {len(names)} of {type(model).__name__} that match "
         f"{config.target_modules!r}, such as {names[0]!r}")
     if own["base"] != about["base"] and not other_base: raise CheckpointError(
         f"{folder} was trained on other weights (digest {about['base']}) than this model has ({own['base']}), "
-        "for example before or after a rounding; other_base=True loads it all the same")
+        "for example before or after a rounding; other_base=True tries it all the same")
     adapter = prepared(model, config, name)
     saved = {n: {k: fitting(tensors, f"{n}.{k}", t) for k, t in m.state_dict().items()}
              for n, m in adapter.saved.items()}
+    own = {*adapter.tensors(), *(f"{n}.{k}" for n, m in saved.items() for k in m)}
+    if odd := sorted(tensors.keys() - own):
+        raise CheckpointError(f"{folder} holds {odd[0]!r}, which no {config.method} of these settings has")
     adapter.fill(tensors, about["notes"])
     join(model, adapter, name)
     for n, m in adapter.saved.items(): m.load_state_dict(saved[n])
@@ -454,5 +543,5 @@ def bake(
     "Merge the active adapters for good."
     merge(model)
     vars(model).pop("unmerged", None)
-    if hasattr(model, STORE): delattr(model, STORE)
+    thaw(model)
     return model

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .core import Adapter, Config, Part, fitting, steps
+from .core import Adapter, Config, Part, fitting, settled, steps
 from ..base import CheckpointError, SettingError, cache_folder, kept
 from ..linear import effective_weight, is_conv1d
 from ..objectives import svd, wide
@@ -237,14 +237,14 @@ EXACT = torch.float32, torch.float64
 
 def version(t: Tensor) -> tuple:
     "Say what changes when a tensor does."
-    return t.data_ptr(), t.dtype, 0 if t.is_inference() else t._version
+    return t.data_ptr(), t.dtype, object() if t.is_inference() else t._version
 
 
 def free(base: nn.Module, x: Tensor) -> bool:
     "Say whether a layer's product may be computed outside of the layer."
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type): return False
     hooked = base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base)
-    return base.weight.dtype in EXACT and not hooked
+    return base.weight.dtype in EXACT and not hooked and not any(p.requires_grad for p in base.parameters())
 
 # %% ../../nbs/22_svft.ipynb #55515980
 class Fused(TwoBasis):
@@ -369,6 +369,11 @@ def probe(
 # %% ../../nbs/22_svft.ipynb #f2eb3538
 class SVFTAdapter(Adapter):
     "The values of M for all layers."
+    bound = True
+
+    def forget(self):
+        for part in self.parts: vars(part).update(known=None, What=None)
+
     def groups(self):
         config = self.config
         usual = 5e-2 if config.pattern == "plain" else 1e-2 if config.depth() < 8 else 5e-3
@@ -437,6 +442,7 @@ class SVFT(Config, method="svft"):
     cache: InitVar[str | Path | None] = None  # A folder for decompositions; None is `cache_folder()`
 
     def __post_init__(self, cache):
+        settled(self)
         if self.pattern not in PATTERNS:
             raise SettingError(f"pattern={self.pattern!r}, expected one of {', '.join(PATTERNS)}")
         if self.pattern == "plain" and self.off_diagonal is not None:

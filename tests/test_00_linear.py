@@ -488,9 +488,9 @@ def test_choosing_layers_4():
 
     # %% ../nbs/00_linear.ipynb #5bd316b1
     small = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
-    for kind, config in ((tf.BertForSequenceClassification, tf.BertConfig), (tf.LlamaForSequenceClassification, tf.LlamaConfig),
-                         (tf.RobertaForSequenceClassification, tf.RobertaConfig)):
-        judge = kind(config(**small, pad_token_id=0))
+    for family in "Bert", "Llama", "Roberta":
+        config = getattr(tf, f"{family}Config")(**small, pad_token_id=0)
+        judge = getattr(tf, f"{family}ForSequenceClassification")(config)
         head = {name for name, _ in walk(judge)} - linears(judge).keys()
         assert head and all(name.startswith(("classifier", "score")) for name in head)
         assert select(judge, list(head)).keys() == head

@@ -528,6 +528,72 @@ def test_several_adapters_2():
         for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
         return model
 
+    # %% ../nbs/04_adapters.ipynb #657feac4
+    model = tiny("OPT")
+    attach(model, Full(), "a")
+    shaken(model)
+    alone = logits(model, 4)
+    with mixed(model, ["__base__", "a", "a", "__base__"]): together = logits(model, 4)
+    torch.testing.assert_close(together[1:3], alone[1:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together[::3], logits(tiny("OPT"), 4)[::3], rtol=1e-5, atol=1e-6)
+
+
+def test_several_adapters_3():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #45fda038
+    @dataclass(kw_only=True)
+    class Full(Config, method="full"):
+        def build(self, layers):
+            return Adapter(self, {name: FullPart(*effective_weight(layer).shape) for name, layer in layers.items()})
+
+    def shaken(model, std=.05):
+        "Give the parameters of all adapters random values."
+        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
+        return model
+
     # %% ../nbs/04_adapters.ipynb #35708b32
     model = tiny()
     for name in "a", "b": attach(model, Full(target_modules="q_proj"), name)
@@ -750,6 +816,81 @@ def test_files():
         print((Path(d)/"adapter.json").read_text())
 
 
+def test_files_2():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #45fda038
+    @dataclass(kw_only=True)
+    class Full(Config, method="full"):
+        def build(self, layers):
+            return Adapter(self, {name: FullPart(*effective_weight(layer).shape) for name, layer in layers.items()})
+
+    def shaken(model, std=.05):
+        "Give the parameters of all adapters random values."
+        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
+        return model
+
+    # %% ../nbs/04_adapters.ipynb #f48a52a4
+    def judge():
+        "A random classifier."
+        torch.manual_seed(0)
+        return tf.BertForSequenceClassification(tf.BertConfig(vocab_size=96, hidden_size=32, intermediate_size=48,
+            num_hidden_layers=2, num_attention_heads=4)).eval()
+
+    model = judge()
+    adapter = attach(model, Full(modules_to_save={"classifier"}, layers_to_transform=range(1, 2)))
+    assert not any("classifier" in n for n in adapter.names) and all(".1." in n for n in adapter.names)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=.1)
+    model(torch.arange(12)[None], labels=torch.tensor([1])).loss.backward()
+    optimizer.step()
+    with tempfile.TemporaryDirectory() as d:
+        save_adapter(model, d)
+        load_adapter(other := judge(), d)
+        assert torch.equal(logits(other), logits(model)) and not torch.equal(logits(other), logits(judge()))
+
+
 def test_what_is_refused():
     # %% ../nbs/04_adapters.ipynb #83404782
     def tiny(name="Llama", **settings):
@@ -853,6 +994,105 @@ def test_what_is_refused():
 
 
 def test_what_is_refused_2():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #45fda038
+    @dataclass(kw_only=True)
+    class Full(Config, method="full"):
+        def build(self, layers):
+            return Adapter(self, {name: FullPart(*effective_weight(layer).shape) for name, layer in layers.items()})
+
+    def shaken(model, std=.05):
+        "Give the parameters of all adapters random values."
+        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
+        return model
+
+    # %% ../nbs/04_adapters.ipynb #519bd140
+    def untouched(model, error, f, *args, **kwargs):
+        "The message of a refusal that left the model as it was."
+        before = copy.deepcopy(model.state_dict()), [type(m) for m in model.modules()]
+        message = refusal(error, f, model, *args, **kwargs)
+        after = model.state_dict(), [type(m) for m in model.modules()]
+        assert before[1] == after[1] and before[0].keys() == after[0].keys()
+        assert all(torch.equal(before[0][k], t) or t.isnan().any() for k, t in after[0].items())
+        return message
+
+
+    model = tiny()
+    broken = tiny()
+    with torch.no_grad(): broken.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    for error, config in ((UnknownModuleError, Full(target_modules="q_prj")),
+                          (UnknownModuleError, Full(target_modules="embed_tokens")),
+                          (SettingError, Full(layers_to_transform=[2])),
+                          (SettingError, Full(modules_to_save=["score"])), (SettingError, Full(target_modules=5)),
+                          (SettingError, Full(layers_to_transform=[.5])), (SettingError, Full)):
+        print(untouched(model, error, attach, config))
+    for name in "a.b", "training", "_modules", "trainable", "": print(untouched(model, SettingError, attach, Full(), name))
+    attach(model, Full())
+    print(untouched(model, SettingError, attach, Full()))
+    print(untouched(model, UnknownAdapterError, activate, "french"))
+    print(untouched(model, UnknownAdapterError, lambda m: mixed(m, ["french"]).__enter__()))
+    print(untouched(merge(model), SettingError, attach, Full(), "second"))
+    print(untouched(broken, NonFiniteError, attach, Full()))
+
+    # %% ../nbs/04_adapters.ipynb #b6a50371
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 1).eval()
+    for target in "out_proj", "linear1": assert "reads its weight" in untouched(encoder, SettingError, attach, Full(
+        target_modules=target))
+    model = tiny()
+    attach(model, Full())
+    with torch.no_grad(): adapters(model)["default"].parts[-1].D[0, 0] = float("nan")
+    assert "down_proj" in untouched(model, NonFiniteError, merge)
+    detach(model)
+    attach(model, Full())
+    merge(model).to(torch.bfloat16)
+    assert logits(unmerge(model)).dtype == torch.bfloat16
+
+
+def test_what_is_refused_3():
     # %% ../nbs/04_adapters.ipynb #83404782
     def tiny(name="Llama", **settings):
         "A random model of two blocks, a few thousand weights, with the layers of its family."

@@ -2109,6 +2109,99 @@ def test_on_another_machine_2():
         assert apart(*(U @ M @ Vh for U, _, Vh in found)) < 2e-3
 
 
+def test_on_another_machine_3():
+    # %% ../nbs/22_svft.ipynb #a495517d
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
+    # %% ../nbs/22_svft.ipynb #aabefcbb
+    def gaussian(out, in_, seed=0, dtype=torch.float32):
+        "A matrix of independent normal numbers, as well conditioned as its shape allows."
+        return torch.randn(out, in_, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+    def conditioned(out, in_, cond, seed=0, dtype=torch.float32):
+        "A matrix with singular values from 1 down to 1/cond, geometrically."
+        U, _, Vh = torch.linalg.svd(gaussian(out, in_, seed, torch.float64), full_matrices=False)
+        return (U * torch.logspace(0, -math.log10(cond), len(Vh), dtype=torch.float64) @ Vh).to(dtype)
+
+    def apart(A, B):
+        "The relative distance of A from B."
+        return ((A - B).norm()/B.norm()).item()
+
+    def drivers(W):
+        "One matrix decomposed in four ways."
+        for driver in "gesdd", "gesvd":
+            U, S, Vh = scipy.linalg.svd(W.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (U, S, Vh))
+            V, S, Uh = scipy.linalg.svd(W.T.numpy(), full_matrices=False, lapack_driver=driver)
+            yield tuple(torch.from_numpy(t.copy()) for t in (Uh.T, S, V.T))
+
+    def tiny(**options):
+        "A random Llama of two blocks with square and 4:1 layers."
+        torch.manual_seed(0)
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**dict(vocab_size=96, hidden_size=32, intermediate_size=128,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, eos_token_id=None) | options)).eval()
+
+    def shaken(model, share=.1):
+        "Give the values of M random numbers, `share` of the norm of each weight in all."
+        torch.manual_seed(1)
+        for adapter in adapters(model).values():
+            for part in adapter.parts:
+                W = effective_weight(part.base)
+                nn.init.normal_(part.M, std=share*W.float().norm().item()/len(part.M)**.5)
+                vars(part)["known"] = None
+        return model
+
+    def logits(model):
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    def llama(h, ff, blocks, heads, kv, size=None, **options):
+        "The linear layers of a model with Llama's shapes, on the meta device."
+        with torch.device("meta"): model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=32, hidden_size=h, head_dim=size,
+            intermediate_size=ff, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv, **options))
+        return model
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{args} {kwargs} were accepted")
+
+    # %% ../nbs/22_svft.ipynb #619ce41e
+    def elsewhere(W, folder, signs=True):
+        "Put a decomposition by another algorithm into a cache."
+        U, S, Vh = list(drivers(W))[3]
+        if signs: U, S, Vh = signed(U, S, Vh)
+        kept(lambda: {"U": U.contiguous(), "S": S, "Vh": Vh.contiguous()}, folder, "svft", W)
+
+    def moved(folder, signs, **options):
+        "Save an adapter, and load it where the decompositions are others."
+        model = tiny(hidden_size=128, intermediate_size=512)
+        attach(model, SVFT(target_modules=["q_proj", "up_proj"], layers_to_transform=[0], **options))
+        save_adapter(shaken(model), folder)
+        other = tiny(hidden_size=128, intermediate_size=512)
+        cache = f"{folder}/{signs}"
+        for layer in select(other, ["q_proj", "up_proj"], [0]).values(): elsewhere(layer.weight.detach(), cache, signs)
+        with patch.dict(os.environ, PATHLM_CACHE=cache): load_adapter(other, folder)
+        here, there = (adapters(m)["default"].parts for m in (model, other))
+        return [apart(b.delta(), a.delta()) for a, b in zip(here, there, strict=True)]
+
+    # %% ../nbs/22_svft.ipynb #4bff87e2
+    with tempfile.TemporaryDirectory() as d:
+        model = tiny()
+        attach(model, SVFT(pattern="banded"))
+        save_adapter(model, d)
+        before = Path(d, "adapter.safetensors").read_bytes()
+        assert "Cast a model before" in refusal(SettingError, save_adapter, model.bfloat16(), d)
+        assert Path(d, "adapter.safetensors").read_bytes() == before
+    for out, in_ in (8, 8), (32, 8), (8, 32):
+        attach(model := nn.Sequential(nn.Linear(in_, out)), SVFT())
+        model[0].base.bias.requires_grad_()
+        g = gaussian(5, out, seed=3)
+        nn.init.normal_(model[0].parts["default"].M)
+        model(gaussian(5, in_)).backward(g)
+        torch.testing.assert_close(model[0].base.bias.grad, g.sum(0))
+
+
 def test_on_another_base():
     # %% ../nbs/22_svft.ipynb #a495517d
     torch.set_num_threads(1)  # Small matrices gain nothing from two

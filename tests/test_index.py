@@ -1,6 +1,13 @@
 from pathlm import decompose
 from pathlm import load
 from pathlm import prune
+import torch
+from pathlm import SVFT
+from pathlm import attach
+from pathlm import detach
+from pathlm import merge
+from pathlm import parameter_groups
+from pathlm import unmerge
 
 
 def test_in_python():
@@ -12,3 +19,22 @@ def test_in_python():
 
     # %% ../nbs/index.ipynb #fb4ff3c2
     assert len(rows) == 12 and {row["rank"] for row in rows} == {64}
+
+
+def test_in_python_2():
+    # %% ../nbs/index.ipynb #c3e8ff44
+    model, tokenizer = load()                                  # the embedded model; or any model folder
+    spectra = decompose(model, ["up_proj", "down_proj"])       # one decomposition, every rank
+    rows = prune(model, spectra, rate=.75)                     # factors where they are smaller
+    rows[0]["rank"], rows[0]["after"]/rows[0]["before"]            # of 256, and the share of the numbers that is left
+
+    # %% ../nbs/index.ipynb #067f98e0
+    model, tokenizer = load()
+    attach(model, SVFT(target_modules=["q_proj", "v_proj"], pattern="banded", off_diagonal=2))  # or LoRA(...), VBLoRA(...)
+    optimizer = torch.optim.AdamW(parameter_groups(model))     # the method's own learning rates
+    ...                                                        # train; save_adapter(model, "out"); load_adapter(model, "out")
+    merge(model), unmerge(model), detach(model)                # back to the first bit
+    sum(p.numel() for group in optimizer.param_groups for p in group["params"])     # of 5,770,496
+
+    # %% ../nbs/index.ipynb #a466eba0
+    assert optimizer.param_groups[0]["params"] and not hasattr(model, "pathlm_adapters")

@@ -24,7 +24,8 @@ def test_the_loop():
         ids = torch.randint(0, 96, (n, 2, 12), generator=torch.Generator().manual_seed(0))
         return [Batch(i, torch.ones_like(i), i.roll(-1, 1), torch.arange(2)) for i in ids]
 
-    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, num_vectors=8, vector_length=16),
+    BANK = dict(num_vectors=8, vector_length=16, init_vector_bank_bound=.2, learning_rate_vector_bank=.02)
+    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, **BANK),
                     "SVFT": SVFT(pattern="banded", off_diagonal=1)}
 
     # %% ../nbs/24_adapting.ipynb #90d5068f
@@ -48,7 +49,8 @@ def test_the_loop_2():
         ids = torch.randint(0, 96, (n, 2, 12), generator=torch.Generator().manual_seed(0))
         return [Batch(i, torch.ones_like(i), i.roll(-1, 1), torch.arange(2)) for i in ids]
 
-    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, num_vectors=8, vector_length=16),
+    BANK = dict(num_vectors=8, vector_length=16, init_vector_bank_bound=.2, learning_rate_vector_bank=.02)
+    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, **BANK),
                     "SVFT": SVFT(pattern="banded", off_diagonal=1)}
 
     # %% ../nbs/24_adapting.ipynb #111d5323
@@ -90,7 +92,8 @@ def test_the_loop_3():
         ids = torch.randint(0, 96, (n, 2, 12), generator=torch.Generator().manual_seed(0))
         return [Batch(i, torch.ones_like(i), i.roll(-1, 1), torch.arange(2)) for i in ids]
 
-    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, num_vectors=8, vector_length=16),
+    BANK = dict(num_vectors=8, vector_length=16, init_vector_bank_bound=.2, learning_rate_vector_bank=.02)
+    METHODS_HERE = {"LoRA": LoRA(r=4, learning_rate=1e-2), "VB-LoRA": VBLoRA(r=2, **BANK),
                     "SVFT": SVFT(pattern="banded", off_diagonal=1)}
 
     # %% ../nbs/24_adapting.ipynb #42c8fc24

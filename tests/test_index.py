@@ -32,7 +32,7 @@ def test_in_python_2():
     model, tokenizer = load()
     attach(model, SVFT(target_modules=["q_proj", "v_proj"], pattern="banded", off_diagonal=2))  # or LoRA(...), VBLoRA(...)
     optimizer = torch.optim.AdamW(parameter_groups(model))     # the method's own learning rates
-    ...                                                        # train; save_adapter(model, "out"); load_adapter(model, "out")
+    ...                                                        # train it, save_adapter(model, "out"), load_adapter
     merge(model), unmerge(model), detach(model)                # back to the first bit
     sum(p.numel() for group in optimizer.param_groups for p in group["params"])     # of 5,770,496
 

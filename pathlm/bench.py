@@ -10,6 +10,7 @@ __all__ = ['PEER', 'BENCHES', 'interleaved', 'row', 'straightforward', 'whole_lo
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -303,13 +305,14 @@ class Peak(TorchDispatchMode):
         self.now, self.most, self.live = 0, 0, set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, lambda t: self.see(t.untyped_storage()), out)
+        out, old = func(*args, **(kwargs or {})), set()
+        tree_map_only(Tensor, lambda t: old.add(t.untyped_storage()._cdata), (args, kwargs))
+        tree_map_only(Tensor, lambda t: self.see(t.untyped_storage(), old), out)
         return out
 
-    def see(self, storage) -> None:
-        "Count a storage until it is freed."
-        if (key := storage._cdata) in self.live: return
+    def see(self, storage, old: set) -> None:
+        "Count a storage until it is freed, unless it came in with the arguments."
+        if (key := storage._cdata) in self.live | old: return
         self.live.add(key)
         self.now += (size := storage.nbytes())
         self.most = max(self.most, self.now)
@@ -331,7 +334,7 @@ def bench_memory(
     if case and "memory" not in case: return
     for name, way in adapter_ways(256).items():
         base = two_blocks(seed)
-        with Peak() as attached: step = training_step(*way(base), x)
+        with Peak() as attached, patch.dict(os.environ, PATHLM_CACHE="off"): step = training_step(*way(base), x)
         with Peak() as peak:
             step()
             step()

@@ -11,7 +11,9 @@ import math
 
 def test_adapters():
     # %% ../nbs/53_bench.ipynb #4b8bede6
+    before = torch.ones(5000)
     with Peak() as peak:
+        before.view(50, 100).mul_(2)
         a = torch.ones(1000)
         b = a.view(10, 100) + 1
         del b

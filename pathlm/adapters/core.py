@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'STORE', 'COUNT', 'Part', 'LowRankPart', 'AdaptedLinear', 'Config', 'Adapter', 'fitting', 'Store',
            'adapters', 'adapted', 'sample', 'identity', 'attach', 'prepared', 'wanted', 'check_layer', 'settled',
            'in_json', 'at_least', 'found', 'join', 'known', 'activate', 'detach', 'thaw', 'taken_off', 'mixed',
-           'parameter_groups', 'trained', 'steps', 'count_step', 'save_adapter', 'the_one', 'read_adapter',
+           'parameter_groups', 'trained', 'steps', 'count_step', 'state_of', 'save_adapter', 'the_one', 'read_adapter',
            'load_adapter', 'bake']
 
 # %% ../../nbs/04_adapters.ipynb #b923f7ef
@@ -452,6 +452,14 @@ def count_step(*_) -> None: COUNT["steps"] += 1
 
 
 register_optimizer_step_post_hook(count_step)
+
+# %% ../../nbs/04_adapters.ipynb #0a677c88
+def state_of(
+    *tensors: Tensor,  # Parameters
+) -> tuple:            # Equal as long as their values are
+    "Describe what a value computed from parameters depends on, without reading the values."
+    if any(t.is_inference() for t in tensors): return object(),  # Nothing counts the writes to such a tensor
+    return steps(), *((t._version, t.data_ptr(), t.dtype, t.device, t.requires_grad) for t in tensors)
 
 # %% ../../nbs/04_adapters.ipynb #1057a12c
 def save_adapter(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATTERNS', 'EXACT', 'FAR', 'hashed', 'noise', 'signed', 'singular', 'entries', 'banded', 'distinct', 'aligned',
-           'pairs', 'dense', 'times', 'SVFTPart', 'TwoBasis', 'gradient', 'picked', 'FusedProduct', 'version', 'free',
-           'Fused', 'Beside', 'OneSided', 'Bare', 'route', 'probe', 'SVFTAdapter', 'SVFT']
+           'pairs', 'dense', 'times', 'SVFTPart', 'TwoBasis', 'gradient', 'picked', 'FusedProduct', 'free', 'Fused',
+           'Beside', 'OneSided', 'Bare', 'route', 'probe', 'SVFTAdapter', 'SVFT']
 
 # %% ../../nbs/22_svft.ipynb #01d67794
 from dataclasses import InitVar, dataclass
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .core import Adapter, Config, Part, fitting, settled, steps
+from .core import Adapter, Config, Part, fitting, settled, state_of
 from ..base import CheckpointError, SettingError, cache_folder, kept
 from ..linear import effective_weight, is_conv1d
 from ..objectives import svd, wide
@@ -235,11 +235,6 @@ class FusedProduct(torch.autograd.Function):
 EXACT = torch.float32, torch.float64
 
 
-def version(t: Tensor) -> tuple:
-    "Say what changes when a tensor does."
-    return t.data_ptr(), t.dtype, object() if t.is_inference() else t._version
-
-
 def free(base: nn.Module, x: Tensor) -> bool:
     "Say whether a layer's product may be computed outside of the layer."
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type): return False
@@ -256,7 +251,7 @@ class Fused(TwoBasis):
     def fused(self, base: nn.Module) -> Tensor:
         "Give $\\hat W$, (out, in)."
         W = effective_weight(base)
-        now = steps(), version(W), *map(version, self.parameters())
+        now = state_of(W, *self.parameters())
         if now != self.known: self.known, self.What = now, torch.add(W, self.delta(), out=torch.empty_like(W))
         return self.What
 

@@ -28,7 +28,7 @@ from .lora import LoRA, elastic_backward
 from .svft import SVFT
 from .vblora import VBLoRA
 from ..base import SettingError, TextError, digest, output_folder, resumable
-from ..evaluate import Batch, batches, document_nll, scored_logits
+from ..evaluate import Batch, batches, document_nll, ratio, scored_logits, tensor_bytes
 from ..models import learning_rate, load_state, pretrained, save_state
 
 # %% ../../nbs/24_adapting.ipynb #f5650a65
@@ -116,14 +116,14 @@ def ours(config: Callable) -> Callable:
     "Prepare a model with an adapter of this package; `config` makes its configuration for the targets."
     def prepare(model, targets):
         adapter = attach(model, config(targets))
-        return lambda: sum(t.numel()*t.element_size() for t in adapter.tensors().values())
+        return lambda: tensor_bytes(adapter.tensors())
     return prepare
 
 # %% ../../nbs/24_adapting.ipynb #2fc6508a
 def full(model: nn.Module, targets: list[str]) -> Callable:
     "Train every weight of the model."
     model.requires_grad_(True)
-    return lambda: sum(p.numel()*p.element_size() for p in model.parameters())
+    return lambda: tensor_bytes(dict(model.named_parameters()))
 
 # %% ../../nbs/24_adapting.ipynb #036c537b
 def theirs(kind: str, **settings) -> Callable:
@@ -131,8 +131,7 @@ def theirs(kind: str, **settings) -> Callable:
     def prepare(model, targets):
         import peft
         wrapped = peft.get_peft_model(model, getattr(peft, kind)(target_modules=targets, **settings))
-        kept = lambda: peft.get_peft_model_state_dict(wrapped).values()
-        return lambda: sum(t.numel()*t.element_size() for t in kept())
+        return lambda: tensor_bytes(peft.get_peft_model_state_dict(wrapped))
     return prepare
 
 # %% ../../nbs/24_adapting.ipynb #0b7e7f93
@@ -179,8 +178,7 @@ def mean_over(
     todo: list[Batch],    # Windows
 ) -> float:               # Nats a token
     "Measure the loss on windows."
-    nll, tokens = document_nll(model, todo)
-    return float(nll.sum()/tokens.sum())
+    return ratio(*document_nll(model, todo))[0]
 
 # %% ../../nbs/24_adapting.ipynb #bd6c4ab8
 def language(steps: int = 80) -> Task:
@@ -280,7 +278,7 @@ def run(
     torch.manual_seed(seed)
     method, model = COMPARED[name], task.make()
     stored, head = method.prepare(model, task.targets), list(getattr(model, "head", nn.Identity()).parameters())
-    own = sum(t.numel()*t.element_size() for t in head) if name.startswith("full") else 0
+    own = tensor_bytes(dict(enumerate(head))) if name.startswith("full") else 0
     for p in head: p.requires_grad_(True)
     groups = groups_of(model, method.lr, factor, head)
     count = sum(p.numel() for g in groups if g.get("name") != "head" for p in g["params"])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'UnknownAdapterError', 'NonFiniteError', 'TextError',
-           'CheckpointError', 'OutputError', 'write_file', 'plain', 'write_json', 'write_tensors', 'umask',
-           'read_tensors', 'read_metadata', 'read_json', 'output_folder', 'digest', 'kept', 'cache_folder', 'finished',
-           'resumable', 'append_line']
+           'CheckpointError', 'OutputError', 'MergeError', 'write_file', 'plain', 'write_json', 'write_tensors',
+           'umask', 'read_tensors', 'read_metadata', 'read_json', 'output_folder', 'digest', 'kept', 'cache_folder',
+           'finished', 'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
 import hashlib
@@ -49,6 +49,13 @@ class CheckpointError(PathlmError, OSError):
 # %% ../nbs/90_base.ipynb #33e93335
 class OutputError(PathlmError, OSError):
     "A folder or file that cannot be written."
+
+# %% ../nbs/90_base.ipynb #f4912c28
+class MergeError(PathlmError, ValueError):
+    "A merge that would lose what a layer's form is kept for, such as its zeros; `lost` counts the weights."
+    def __init__(self, message: str, lost: int = 0):
+        super().__init__(message)
+        self.lost = lost
 
 # %% ../nbs/90_base.ipynb #4c24f34f
 def write_file(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
-           'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'merge',
-           'unmerge', 'put_back']
+           'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'dense_of',
+           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
@@ -15,7 +15,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from .base import NonFiniteError, SettingError, UnknownModuleError
+from .base import MergeError, NonFiniteError, SettingError, UnknownModuleError
 
 # %% ../nbs/00_linear.ipynb #cded76a5
 def is_conv1d(
@@ -214,40 +214,91 @@ def linear_from(
     return layer
 
 # %% ../nbs/00_linear.ipynb #bc1655d2
+def dense_of(
+    name: str,          # The layer's name, for messages
+    layer: nn.Module,   # A linear layer in any form
+) -> nn.Module:         # `nn.Linear` or `Conv1D`, whichever stood there first
+    "Make a dense layer that computes the same."
+    W = check_finite(f"the effective weight of {name!r}", effective_weight(layer))
+    return linear_from(W, layer.bias, getattr(layer, "kind", type(layer)))
+
+# %% ../nbs/00_linear.ipynb #dba6dce9
+def folded(
+    name: str,          # The layer's name, for messages
+    layer: nn.Module,   # A linear layer in any form
+) -> nn.Module:         # The layer itself if there is nothing to fold in
+    "Make what `merge` puts in a layer's place: what its `merged()` gives, or a dense layer if that is None."
+    check_finite(f"the effective weight of {name!r}", effective_weight(layer))
+    new = layer.merged() if hasattr(layer, "merged") else None
+    return dense_of(name, layer) if new is None else new
+
+# %% ../nbs/00_linear.ipynb #72e1a3c5
+def exchange(
+    model: nn.Module,              # A model, changed in place
+    new: dict[str, nn.Module],     # Name to the layer that comes
+) -> nn.Module:                    # `model`
+    "Replace layers and keep those that go, for `unmerge`."
+    old = dict(walk(model))
+    new = {name: layer for name, layer in new.items() if layer is not old[name]}
+    kept = vars(model).setdefault("unmerged", {}) if new else {}
+    for name, layer in new.items():
+        replace(model, name, layer.requires_grad_(any(p.requires_grad for p in old[name].parameters())))
+        layer.merged_as = anchor(layer).dtype
+        kept.setdefault(name, old[name])
+    return model
+
+
+def anchor(layer: nn.Module) -> Tensor:
+    "Find a floating tensor of a layer, which tells where and in what type it is."
+    return next(t for t in [*layer.parameters(), *layer.buffers()] if t.is_floating_point())
+
+# %% ../nbs/00_linear.ipynb #46821404
 def merge(
     model: nn.Module,  # A model, changed in place
 ) -> nn.Module:        # `model`
-    "Replace every layer that has an `effective_weight` method by a dense one that computes the same."
-    kept, before = vars(model).setdefault("unmerged", {}), vars(model).get("unmerged", {}).copy()
-    try:
-        for name, layer in list(walk(model)):
-            if hasattr(layer, "effective_weight"):
-                W = check_finite(f"the effective weight of {name!r}", layer.effective_weight())
-                dense = linear_from(W, layer.bias, getattr(layer, "kind", nn.Linear))
-                replace(model, name, dense.requires_grad_(any(p.requires_grad for p in layer.parameters())))
-                kept[name], dense.merged_as = layer, W.dtype
-    except NonFiniteError:
-        put_back(model, {name: kept.pop(name) for name in kept.keys() - before})
-        raise
-    finally:
-        if not kept: del model.unmerged
-    return model
+    "Fold into every layer what was added to it, keeping its form; raise `MergeError` where that would lose something."
+    new, lost = {}, {}
+    for name, layer in walk(model):
+        if hasattr(layer, "effective_weight"):
+            try: new[name] = folded(name, layer)
+            except MergeError as e: lost[name] = e
+    if lost:
+        first, total = next(iter(lost.items())), sum(e.lost for e in lost.values())
+        raise MergeError(f"merging {len(lost)} layers would lose {total:,} weights, the first of them {first[0]!r}: "
+                         f"{first[1]}; densify(model) does it all the same", total)
+    return exchange(model, new)
 
-# %% ../nbs/00_linear.ipynb #dba6dce9
+# %% ../nbs/00_linear.ipynb #096712a1
+def densify(
+    model: nn.Module,  # A model, changed in place
+) -> nn.Module:        # `model`
+    "Replace every layer that has an `effective_weight` method by a dense one that computes the same."
+    return exchange(model, {n: dense_of(n, m) for n, m in list(walk(model)) if hasattr(m, "effective_weight")})
+
+# %% ../nbs/00_linear.ipynb #da7a8d85
 def unmerge(
     model: nn.Module,  # A model, changed in place
 ) -> nn.Module:        # `model`
-    "Put back, bit for bit, the layers that `merge` replaced."
+    "Put back, bit for bit, the layers that `merge` or `densify` replaced."
     put_back(model, vars(model).pop("unmerged", {}))
     return model
 
-# %% ../nbs/00_linear.ipynb #72e1a3c5
+# %% ../nbs/00_linear.ipynb #1d5c4933
 def put_back(
     model: nn.Module,              # A model, changed in place
     kept: dict[str, nn.Module],    # Name to the layer that was there
 ) -> None:
     "Put layers back on the device where the model is now, and in the type that it was cast to, if it was."
     for name, layer in kept.items():
-        dense = model.get_submodule(name)
-        dtype = dense.weight.dtype if dense.weight.dtype != dense.merged_as else None
-        replace(model, name, layer.to(dense.weight.device, dtype))
+        now, was = anchor(model.get_submodule(name)), model.get_submodule(name).merged_as
+        replace(model, name, layer.to(now.device, now.dtype if now.dtype != was else None))
+
+# %% ../nbs/00_linear.ipynb #205281e9
+def float_weight(
+    name: str,         # The layer's name, for the message
+    layer: nn.Module,  # A linear layer
+) -> Tensor:           # (out, in)
+    "Return the weight that a dense or a sparse layer stores; raise `SettingError` for a layer in another form."
+    if hasattr(layer, "effective_weight") and not getattr(layer, "stores_float", False): raise SettingError(
+        f"{name!r} is a {type(layer).__name__}, expected a layer that stores its weight in floating point")
+    return check_finite(f"the weight of {name!r}", effective_weight(layer).detach())

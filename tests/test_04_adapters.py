@@ -14,6 +14,9 @@ import copy
 import tempfile
 import transformers as tf
 from transformers.pytorch_utils import Conv1D
+from pathlm.base import MergeError
+from pathlm.linear import densify
+from pathlm.linear import linear_from
 from pathlm.base import NonFiniteError
 from pathlm.base import UnknownModuleError
 
@@ -121,6 +124,84 @@ def test_adapters_one_set_of_verbs_2():
     assert torch.equal(layer.effective_weight(), (W.float() + D.float()).bfloat16())
 
 
+def test_adapters_one_set_of_verbs_3():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
+    # %% ../nbs/04_adapters.ipynb #89fba410
+    layer, x = small(), torch.randn(2, 5)
+    base = layer.base = Rounding(5, 3)
+    D = layer.parts["a"].D
+    assert torch.equal(layer.effective_weight(), (base.weight + D).round())
+    assert torch.equal(layer(x), F.linear(x, layer.effective_weight(), base.bias))
+    layer(x).sum().backward()
+    torch.testing.assert_close(D.grad, x.sum(0).expand(3, 5))  # as if nothing were rounded
+    layer.parts["b"], layer.active = FullPart(3, 5), ("a", "b")
+    nn.init.normal_(layer.parts["b"].D)
+    assert torch.equal(layer.effective_weight(), (base.weight + D + layer.parts["b"].D).round())
+    assert torch.equal(layer(x), F.linear(x, layer.effective_weight(), base.bias))
+
+    layer = small()
+    layer.base, net = Whole(5, 3), nn.Sequential(layer)
+    print(refusal(MergeError, merge, net))
+    with torch.no_grad(): layer.parts["a"].D.copy_(torch.ones(3, 5) - layer.base.weight)
+    assert torch.equal(merge(net)[0].weight, torch.ones(3, 5))
+    assert torch.equal(densify(unmerge(net))[0].weight, torch.ones(3, 5))
+
+
 def test_attaching():
     # %% ../nbs/04_adapters.ipynb #83404782
     def tiny(name="Llama", **settings):
@@ -165,6 +246,18 @@ def test_attaching():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -226,6 +319,18 @@ def test_attaching_2():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -300,6 +405,18 @@ def test_attaching_3():
         nn.init.normal_(layer.parts["a"].D)
         return layer
 
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
     class Full(Config, method="full"):
@@ -364,6 +481,18 @@ def test_attaching_4():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -437,6 +566,18 @@ def test_several_adapters():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -517,6 +658,18 @@ def test_several_adapters_2():
         nn.init.normal_(layer.parts["a"].D)
         return layer
 
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
     class Full(Config, method="full"):
@@ -582,6 +735,18 @@ def test_several_adapters_3():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -650,6 +815,18 @@ def test_training():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -726,6 +903,18 @@ def test_training_2():
         nn.init.normal_(layer.parts["a"].D)
         return layer
 
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
     class Full(Config, method="full"):
@@ -789,6 +978,18 @@ def test_training_3():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -854,6 +1055,18 @@ def test_files():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -925,6 +1138,18 @@ def test_files_2():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -1000,6 +1225,18 @@ def test_what_is_refused():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
@@ -1103,6 +1340,18 @@ def test_what_is_refused_2():
         nn.init.normal_(layer.parts["a"].D)
         return layer
 
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
     class Full(Config, method="full"):
@@ -1202,6 +1451,18 @@ def test_what_is_refused_3():
         nn.init.normal_(layer.parts["a"].D)
         return layer
 
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)
     class Full(Config, method="full"):
@@ -1295,6 +1556,18 @@ def test_limits():
         layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
         nn.init.normal_(layer.parts["a"].D)
         return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
 
     # %% ../nbs/04_adapters.ipynb #45fda038
     @dataclass(kw_only=True)

@@ -227,10 +227,10 @@ def folded(
     name: str,          # The layer's name, for messages
     layer: nn.Module,   # A linear layer in any form
 ) -> nn.Module:         # The layer itself if there is nothing to fold in
-    "Make what `merge` puts in a layer's place: what its `merged()` gives, or a dense layer if that is None."
-    check_finite(f"the effective weight of {name!r}", effective_weight(layer))
-    new = layer.merged() if hasattr(layer, "merged") else None
-    return dense_of(name, layer) if new is None else new
+    "Make what `merge` puts in a layer's place."
+    W, base = check_finite(f"the effective weight of {name!r}", effective_weight(layer)), getattr(layer, "base", None)
+    if hasattr(base, "rebuilt"): return base.rebuilt(W.detach())
+    return layer.merged() if callable(getattr(layer, "merged", None)) else dense_of(name, layer)
 
 # %% ../nbs/00_linear.ipynb #72e1a3c5
 def exchange(

@@ -43,7 +43,8 @@ from ..objectives import wide
 # %% ../../nbs/04_adapters.ipynb #9c0268f5
 class Part(nn.Module):
     "What an adapter adds to one layer."
-    rounds = False  # Whether its `onto` heeds a base that rounds
+    rounds = False    # Whether its `onto` heeds a base that rounds
+    low_rank = False  # Whether $\Delta W$ is the product of its factors
 
     def delta(self) -> Tensor:
         "Build $\\Delta W$, (out, in), in float32 or wider."
@@ -60,6 +61,8 @@ class Part(nn.Module):
 # %% ../../nbs/04_adapters.ipynb #87fd83bf
 class LowRankPart(Part):
     "A part of low rank, $\\Delta W = BA$."
+    low_rank = True
+
     def factors(self) -> tuple[Tensor, Tensor]:
         "Give A (r, in) and B (out, r), any scale included."
         raise NotImplementedError
@@ -105,10 +108,6 @@ class AdaptedLinear(nn.Module):
     def effective_weight(self) -> Tensor:
         "The matrix that it multiplies with, (out, in), in the dtype of its base."
         return updated(self.base, [part.delta() for part in self.chosen()])
-
-    def merged(self) -> nn.Module | None:
-        "The base's form with the parts folded in; None, for a dense layer, if it has no form of its own."
-        return self.base.rebuilt(self.effective_weight().detach()) if hasattr(self.base, "rebuilt") else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mixed is not None: return self.by_sample(x)

@@ -43,6 +43,10 @@ class LoRAPart(LowRankPart):
         A, B = self.A[:self.rank], self.B[:, :self.rank]
         return F.linear(self.scale * F.linear(self.dropout(x), A.to(x.dtype)), B.to(x.dtype))
 
+    def of_rank(self, R: int) -> "LoRAPart":
+        "Make a fresh part for the same layer."
+        return LoRAPart((len(self.B), self.A.shape[1]), R, self.scale, self.dropout.p)
+
     def extra_repr(self): return f"r={self.rank} of {len(self.A)}, s={self.scale:g}"
 
 # %% ../../nbs/20_lora.ipynb #f1db65af
@@ -78,8 +82,12 @@ class LoRA(Config, method="lora"):
             if name in groups and R < max(choices := self.elastic[groups[name].partition(":")[2]]):
                 raise SettingError(f"elastic: the choices {choices} go beyond r={R} of {name!r}")
             alpha = of_pattern(self.alpha_pattern, name, self.lora_alpha)
-            parts[name] = LoRAPart(tuple(W.shape), R, alpha/(math.sqrt(R) if self.use_rslora else R), self.lora_dropout)
+            parts[name] = self.part(name, layer, R, alpha/(math.sqrt(R) if self.use_rslora else R))
         return ElasticAdapter(self, parts, groups)
+
+    def part(self, name: str, layer: nn.Module, R: int, scale: float) -> LoRAPart:
+        "Make the part of one layer."
+        return LoRAPart(tuple(effective_weight(layer).shape), R, scale, self.lora_dropout)
 
 # %% ../../nbs/20_lora.ipynb #b5a37b89
 def check_choices(
@@ -269,9 +277,7 @@ def extract(
     alphas = {n: p.scale * p.rank for n, p in zip(adapter.names, adapter.parts, strict=True)}
     config = with_fields(adapter.config, r=max(ranks.values()), use_rslora=False, elastic={}, rank_pattern=ranks,
                          alpha_pattern=alphas)
-    shapes = [(len(p.B), p.A.shape[1]) for p in adapter.parts]
-    parts = {n: LoRAPart(shape, ranks[n], p.scale, config.lora_dropout)
-             for n, p, shape in zip(adapter.names, adapter.parts, shapes, strict=True)}
+    parts = {n: p.of_rank(ranks[n]) for n, p in zip(adapter.names, adapter.parts, strict=True)}
     with torch.no_grad():
         for new, old in zip(parts.values(), adapter.parts, strict=True):
             new.A.copy_(old.A[:old.rank])

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
            'watch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run', 'made',
-           'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge']
+           'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
+           'inverse_root']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
@@ -390,3 +391,16 @@ def ridge(
     "Add a little of the weight error to the output error."
     if share < 0: raise SettingError(f"share={share} of the ridge is negative")
     return G + share * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype, device=G.device)
+
+# %% ../nbs/01_objectives.ipynb #ddd33aa9
+def inverse_root(
+    G: Tensor,           # (in, in), the inputs' Gram matrix
+    damp: float = .01,   # $\rho$ as a share of the mean of $G$'s diagonal
+    name: str = "W",     # Whose inputs, for messages
+) -> Tensor:             # (in, in) upper triangular, $U^\top U=(G+\rho I)^{-1}$, float64
+    "Factor the inverse of a damped Gram matrix, (14)."
+    H = ridge(check_finite(f"G of {name!r}", G).double(), damp)
+    H.diagonal().masked_fill_(H.diagonal() == 0, 1)
+    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
+    if failed: raise SettingError(f"G of {name!r} is not positive definite with damp={damp}, expected more of it")
+    return torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)).to(H), upper=True)

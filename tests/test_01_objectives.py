@@ -1194,3 +1194,35 @@ def test_where_the_claim_stops_2():
     # %% ../nbs/01_objectives.ipynb #8f37ecaa
     few, many = ten(32), ten(1024)
     assert few[2] < few[1] < few[0] and max(many[1:]) < 1.1
+
+
+def test_the_inverse_of_what_remains():
+    # %% ../nbs/01_objectives.ipynb #6d48cb4b
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def problem(out, in_, tokens, seed=0, decades=1):
+        "A random weight, and inputs whose standard deviations fall from 1 by some powers of ten."
+        torch.manual_seed(seed)
+        scale = torch.logspace(0, -decades, in_).double()
+        return torch.randn(out, in_).double(), scale[:, None] * torch.randn(in_, tokens).double()
+
+    def nearest(W, r): return torch.mm(*truncate(W, r))
+    def whitened(W, G, r): return torch.mm(*truncate_output(W, G, r))
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+    size, seed = st.integers(1, 9), st.integers(0, 999)
+    dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+
+    # %% ../nbs/01_objectives.ipynb #cc887c2d
+    X = problem(1, 12, 30)[1]
+    H = X @ X.T
+    U = inverse_root(H, 0)
+    for j in range(12): torch.testing.assert_close(U[j:, j:].T @ U[j:, j:], torch.linalg.inv(H[j:, j:]))
+    torch.testing.assert_close(U, torch.linalg.cholesky(torch.linalg.inv(H), upper=True))
+    assert torch.equal(inverse_root(torch.zeros(3, 3)), torch.eye(3).double()) and U.tril(-1).abs().sum() == 0
+    assert inverse_root(torch.diag(torch.tensor([4., 0.])), 0).diagonal().tolist() == [.5, 1]
+    print(refusal(SettingError, inverse_root, torch.ones(3, 3), 0., "model.layers.0.mlp.up_proj"))

@@ -10,7 +10,6 @@ from pathlm.linear import effective_weight
 from pathlm.linear import float_weight
 from pathlm.linear import select
 from pathlm.objectives import Norms
-from pathlm.objectives import ridge
 import math
 import tempfile
 from functools import cache
@@ -42,6 +41,7 @@ from pathlm.models import corpus
 from pathlm.models import pretrained
 from pathlm.objectives import gram
 from pathlm.objectives import output_error
+from pathlm.objectives import ridge
 from pathlm.objectives import watch
 
 
@@ -675,75 +675,6 @@ def test_from_left_to_right():
         else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
         return gone
 
-    # %% ../nbs/30_sparsity.ipynb #758e0f85
-    H = problem(1, 12, 30)[1]
-    H = H @ H.T
-    U = inverse_root(H, 0)
-    for j in range(12): torch.testing.assert_close(U[j:, j:].T @ U[j:, j:], torch.linalg.inv(H[j:, j:]))
-    torch.testing.assert_close(U, torch.linalg.cholesky(torch.linalg.inv(H), upper=True))
-    assert torch.equal(inverse_root(torch.zeros(3, 3)), torch.eye(3).double()) and U.tril(-1).abs().sum() == 0
-    print(refusal(SettingError, inverse_root, torch.ones(3, 3), 0.))
-    print(refusal(SettingError, inverse_root, torch.ones(3, 3), -1))
-
-
-def test_from_left_to_right_2():
-    # %% ../nbs/30_sparsity.ipynb #b8385494
-    def refusal(error, f, *args, **kwargs):
-        "The message of the error that a call must raise."
-        try: f(*args, **kwargs)
-        except error as e: return str(e)
-        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
-
-    def problem(out, in_, tokens, seed=0, dtype=torch.float64):
-        "A random weight and correlated inputs, the columns of X."
-        g = torch.Generator().manual_seed(seed)
-        W, mix, X = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((out, in_), (in_, in_), (in_, tokens)))
-        return W.to(dtype), ((mix/3 + torch.eye(in_)) @ X).to(dtype)
-
-    def tiny_models():
-        "Small random models of four architectures, one of them with weights stored as (in, out)."
-        torch.manual_seed(0)
-        sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=64)
-        models = [LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=48, num_key_value_heads=2)),
-                  GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64)),
-                  OPTForCausalLM(OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32)),
-                  GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, intermediate_size=48))]
-        for model in models:
-            for p in model.parameters(): p.data.normal_(0, .2)
-        return [model.eval() for model in models]
-
-    def token_ids(seed=0, rows=3): return torch.randint(0, 64, (rows, 12), generator=torch.Generator().manual_seed(seed))
-
-    texts = [token_ids(0), token_ids(1, 1), {"input_ids": token_ids(2), "attention_mask": torch.ones(3, 12).long().tril(8)}]
-    law = settings(deadline=None, max_examples=25, derandomize=True)
-
-    # %% ../nbs/30_sparsity.ipynb #45ba69d5
-    @cache
-    def embedded():
-        "The embedded model's weights, text from the validation split as batches, and the inputs' Gram matrices on it."
-        model, tokenizer = pretrained()
-        own = batches([text[:1600] for text in corpus("valid").values()][:12], tokenizer, 512, 512)
-        own = [b.inputs for b in own]
-        return {n: effective_weight(layer).detach() for n, layer in select(model).items()}, own, gram(model, own)
-
-    # %% ../nbs/30_sparsity.ipynb #f63f8dce
-    def published_norms(samples):
-        "The squared norm of each input, averaged over sequences (tokens, in), updated one sequence at a time."
-        mean = torch.zeros(samples[0].shape[1])
-        for count, x in enumerate(samples):
-            mean *= count/(count + 1)
-            mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
-        return mean
-
-    def published_mask(W, mean, ratio=None, n=0, m=0):
-        "True where the published script sets a weight to zero."
-        metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
-            for j in range(0, W.shape[1], m):
-                gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
-        return gone
-
     # %% ../nbs/30_sparsity.ipynb #c94f7837
     def slow_sparsegpt(W, G, keep, group, damp):
         W, H, lost = W.clone(), ridge(G, damp), 0
@@ -770,7 +701,7 @@ def test_from_left_to_right_2():
         if "pattern" not in kwargs: assert (mask.sum(1) == in_ - int(in_*kwargs.get("sparsity", .5))).all()
 
 
-def test_from_left_to_right_3():
+def test_from_left_to_right_2():
     # %% ../nbs/30_sparsity.ipynb #b8385494
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."

@@ -9,9 +9,9 @@ __all__ = ['HOME']
 # %% ../nbs/91_door.ipynb #62aec7d1
 HOME = {
     "base": "PathlmError SettingError UnknownModuleError UnknownAdapterError NonFiniteError TextError CheckpointError "
-            "OutputError",
-    "linear": "effective_weight linears select set_weight replace merge unmerge",
-    "objectives": "gram weight_error output_error truncate truncate_output",
+            "OutputError MergeError",
+    "linear": "effective_weight linears select set_weight replace merge unmerge densify",
+    "objectives": "gram calibrate weight_error output_error truncate truncate_output",
     "models": "corpus pretrain",
     "adapters.core": "attach detach activate mixed parameter_groups save_adapter load_adapter bake",
     "adapters.lora": "LoRA",
@@ -19,6 +19,9 @@ HOME = {
     "adapters.svft": "SVFT",
     "adapters.peft": "from_peft to_peft",
     "spectral": "decompose prune sweep race",
+    "sparsity": "sparsify sparsity_report",
+    "grid": "quantize rounding save_compressed",
+    "sqft": "SparsePEFT run_pipeline",
     "checkpoints": "load save",
     "paths": "tour",
 }

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['PathlmError', 'SettingError', 'UnknownModuleError', 'UnknownAdapterError', 'NonFiniteError', 'TextError',
            'CheckpointError', 'OutputError', 'MergeError', 'write_file', 'plain', 'write_json', 'write_tensors',
-           'umask', 'read_tensors', 'read_metadata', 'read_json', 'output_folder', 'digest', 'kept', 'cache_folder',
-           'finished', 'resumable', 'append_line']
+           'umask', 'read_tensors', 'read_metadata', 'read_json', 'output_folder', 'model_folder', 'move_in', 'digest',
+           'kept', 'cache_folder', 'finished', 'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
 import hashlib
 import json
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../nbs/90_base.ipynb #b4c45f40
@@ -157,6 +158,31 @@ def output_folder(
     except OSError as e: raise OutputError(f"cannot make the folder {path}: {e.strerror or e}") from e
     write_file(path/".writable", lambda p: p.touch()).unlink()
     return path
+
+# %% ../nbs/90_base.ipynb #d1fc42d4
+@contextmanager
+def model_folder(
+    folder: str | Path,  # Where the model goes
+) -> Iterator[Path]:     # A draft folder to write its files to
+    "Put a model in the place of another when all its files are written; leave the old one if anything fails."
+    folder = output_folder(folder)
+    draft = output_folder(folder/f".{os.getpid()}.part")
+    try:
+        yield draft
+        move_in(draft, folder)
+    except OSError as e: raise OutputError(f"cannot write the model to {folder}: {e.strerror or e}") from e
+    finally: shutil.rmtree(draft, ignore_errors=True)
+
+# %% ../nbs/90_base.ipynb #a398d639
+def move_in(
+    draft: Path,   # A finished model folder
+    folder: Path,  # Where its files go
+) -> None:
+    "Replace the model in a folder by another; the config goes first and comes last."
+    (folder/"config.json").unlink(missing_ok=True)
+    for old in [f for pattern in ("*.safetensors", "*.index.json", "pytorch_model*.bin") for f in folder.glob(pattern)]:
+        old.unlink()
+    for file in sorted(draft.iterdir(), key=lambda f: f.name == "config.json"): os.replace(file, folder/file.name)
 
 # %% ../nbs/90_base.ipynb #1fc1a005
 def digest(

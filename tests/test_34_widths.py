@@ -2,8 +2,6 @@ from pathlm.widths import *
 import torch
 from torch import nn
 from pathlm.adapters.core import adapters
-from pathlm.adapters.lora import largest
-from pathlm.adapters.lora import random_rule
 from pathlm.adapters.lora import rank_space
 from pathlm.base import SettingError
 from pathlm.base import UnknownModuleError
@@ -19,6 +17,8 @@ from pathlm.adapters.core import attach
 from pathlm.adapters.core import detach
 from pathlm.adapters.lora import LoRA
 from pathlm.adapters.lora import get_ranks
+from pathlm.adapters.lora import largest
+from pathlm.adapters.lora import random_rule
 from pathlm.adapters.lora import sandwich_rule
 from pathlm.adapters.train import adapt
 from pathlm.evaluate import batches

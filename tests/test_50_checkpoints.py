@@ -2,7 +2,6 @@ from pathlm.checkpoints import *
 from pathlib import Path
 import torch
 from pathlm.base import CheckpointError
-from pathlm.base import OutputError
 from pathlm.base import SettingError
 from pathlm.base import read_json
 from pathlm.base import read_tensors
@@ -13,11 +12,21 @@ import tempfile
 from pathlm.adapters.core import attach
 from pathlm.adapters.lora import LoRA
 from pathlm.base import NonFiniteError
+from pathlm.base import OutputError
 from pathlm.evaluate import stored_bytes
+from pathlm.grid import quantize
+from pathlm.grid import rounding
+from pathlm.linear import densify
 from pathlm.linear import merge
 from pathlm.models import new_model
+from pathlm.sparsity import sparsify
 from pathlm.spectral import decompose
 from pathlm.spectral import prune
+from pathlm.widths import attach_widths
+from pathlm.widths import extract_widths
+from pathlm.widths import set_widths
+from pathlm.widths import width_choices
+from pathlm.widths import width_space
 from transformers import AutoModelForCausalLM
 from transformers import GPT2Config
 from transformers import GPT2LMHeadModel
@@ -42,21 +51,32 @@ def test_loading_2():
         yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
     # %% ../nbs/50_checkpoints.ipynb #6e101aa0
-    def check_round_trip(model, dtype):
+    def half(model): return sparsify(model, method="magnitude", sparsity=.5)
+
+    CHANGES = {
+        "FactoredLinear": lambda model: prune(model, decompose(model), rate=.75),
+        "SparseLinear": half,
+        "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
+        "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
+        "RoundingLinear": lambda model: rounding(half(model), group=16),
+    }
+
+    def check_round_trip(model, dtype, form):
         ids = torch.arange(12)[None]
         for p in model.eval().parameters(): p.data = p.data.to(dtype)
-        prune(model, decompose(model), rate=.75)
+        CHANGES[form](model)
         with tempfile.TemporaryDirectory() as d:
             again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
             assert read_json(f"{d}/model/pathlm.json")["recipe"] == {"rate": .75}
             assert {p.name for p in Path(d).iterdir()} == {"model"}
-        assert forms_of(again) == forms_of(model) != {}
+        assert forms_of(again) == forms_of(model) and form.split(",")[0] in forms_of(model).values()
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
         assert torch.equal(again(ids).logits, model(ids).logits)
 
     # %% ../nbs/50_checkpoints.ipynb #75b426ce
-    for model in tiny_models(): check_round_trip(model, torch.float32)
-    for model in tiny_models(): check_round_trip(model, torch.bfloat16)
+    for form in CHANGES:
+        for model in tiny_models(): check_round_trip(model, torch.float32, form)
+        for model in tiny_models(): check_round_trip(model, torch.bfloat16, form)
 
 
 def test_loading_3():
@@ -67,15 +87,71 @@ def test_loading_3():
         yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
     # %% ../nbs/50_checkpoints.ipynb #6e101aa0
-    def check_round_trip(model, dtype):
+    def half(model): return sparsify(model, method="magnitude", sparsity=.5)
+
+    CHANGES = {
+        "FactoredLinear": lambda model: prune(model, decompose(model), rate=.75),
+        "SparseLinear": half,
+        "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
+        "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
+        "RoundingLinear": lambda model: rounding(half(model), group=16),
+    }
+
+    def check_round_trip(model, dtype, form):
         ids = torch.arange(12)[None]
         for p in model.eval().parameters(): p.data = p.data.to(dtype)
-        prune(model, decompose(model), rate=.75)
+        CHANGES[form](model)
         with tempfile.TemporaryDirectory() as d:
             again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
             assert read_json(f"{d}/model/pathlm.json")["recipe"] == {"rate": .75}
             assert {p.name for p in Path(d).iterdir()} == {"model"}
-        assert forms_of(again) == forms_of(model) != {}
+        assert forms_of(again) == forms_of(model) and form.split(",")[0] in forms_of(model).values()
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+        assert torch.equal(again(ids).logits, model(ids).logits)
+
+    # %% ../nbs/50_checkpoints.ipynb #7fab08b6
+    for model in tiny_models():
+        ids = torch.arange(12)[None]
+        attach_widths(model.eval(), {g: [w, 24, 17] for g, (w, *_) in width_choices(model).items()})
+        set_widths(model, dict(zip(width_space(model), (24, 17), strict=True)))
+        with tempfile.TemporaryDirectory() as d:
+            try: save(model, None, d)
+            except SettingError as e: assert "extract_widths" in str(e)
+            else: raise AssertionError("saved with elastic widths")
+            extract_widths(model)
+            again, _ = load(save(model, None, d))
+        assert len(forms_of(model)) == len(forms_of(again)) > 3
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+        torch.testing.assert_close(again(ids).logits, model(ids).logits)
+
+
+def test_loading_4():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    # %% ../nbs/50_checkpoints.ipynb #6e101aa0
+    def half(model): return sparsify(model, method="magnitude", sparsity=.5)
+
+    CHANGES = {
+        "FactoredLinear": lambda model: prune(model, decompose(model), rate=.75),
+        "SparseLinear": half,
+        "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
+        "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
+        "RoundingLinear": lambda model: rounding(half(model), group=16),
+    }
+
+    def check_round_trip(model, dtype, form):
+        ids = torch.arange(12)[None]
+        for p in model.eval().parameters(): p.data = p.data.to(dtype)
+        CHANGES[form](model)
+        with tempfile.TemporaryDirectory() as d:
+            again, _ = load(save(model, None, f"{d}/model", {"rate": .75}), dtype)
+            assert read_json(f"{d}/model/pathlm.json")["recipe"] == {"rate": .75}
+            assert {p.name for p in Path(d).iterdir()} == {"model"}
+        assert forms_of(again) == forms_of(model) and form.split(",")[0] in forms_of(model).values()
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
         assert torch.equal(again(ids).logits, model(ids).logits)
 
@@ -183,7 +259,7 @@ def test_limits():
     model = next(tiny_models())
     prune(model, decompose(model), rate=.75)
     with tempfile.TemporaryDirectory() as d:
-        dense = AutoModelForCausalLM.from_pretrained(save(merge(model), None, d))
+        dense = AutoModelForCausalLM.from_pretrained(save(densify(model), None, d))
         ids = torch.arange(12)[None]
         torch.testing.assert_close(dense(ids).logits, model(ids).logits)
 
@@ -203,5 +279,5 @@ def test_limits_2():
         try: AutoModelForCausalLM.from_pretrained(d)
         except OSError as e: assert "model.safetensors" in str(e)
         else: raise AssertionError("transformers made up the weights")
-        save(merge(model), None, d)
+        save(densify(model), None, d)
         assert {f.name for f in Path(d).glob("*.safetensors")} == {"model.safetensors"}

@@ -56,6 +56,22 @@ def test_files_are_whole_or_absent_4():
 
 
 def test_files_are_whole_or_absent_5():
+    # %% ../nbs/90_base.ipynb #bcacdac3
+    with tempfile.TemporaryDirectory() as d:
+        for text in "first", "second":
+            with model_folder(f"{d}/model") as draft:
+                for name in "config.json", f"{text}.safetensors": (draft/name).write_text(text)
+        assert {f.name: f.read_text() for f in Path(f"{d}/model").iterdir()} \
+            == {"config.json": "second", "second.safetensors": "second"}
+        try:
+            with model_folder(f"{d}/model") as draft:
+                (draft/"config.json").write_text("third")
+                raise OSError("the disk is full")
+        except OutputError as e: assert "the disk is full" in str(e)
+        assert Path(f"{d}/model/config.json").read_text() == "second" and len(list(Path(f"{d}/model").iterdir())) == 2
+
+
+def test_files_are_whole_or_absent_6():
     # %% ../nbs/90_base.ipynb #eae40694
     with tempfile.TemporaryDirectory() as d:
         W, made = torch.randn(3, 4), []
@@ -73,7 +89,7 @@ def test_files_are_whole_or_absent_5():
         assert "not kept" in str(seen[0].message) and len(made) == 5
 
 
-def test_files_are_whole_or_absent_6():
+def test_files_are_whole_or_absent_7():
     # %% ../nbs/90_base.ipynb #4c369be4
     with patch.dict(os.environ, {"PATHLM_CACHE": "", "XDG_CACHE_HOME": "/x"}): assert cache_folder() == Path("/x/pathlm")
     with patch.dict(os.environ, PATHLM_CACHE="off"): assert cache_folder() is None

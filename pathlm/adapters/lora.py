@@ -236,16 +236,18 @@ def elastic_backward(
     seed: int = 0,                       # Of the whole run
     rule: Callable = random_rule,        # Chooses the sub-adapters of a step
     name: str | None = None,             # Which adapter; None is the only one
+    space: Callable = rank_space,        # Of model and name, what there is to choose
+    put: Callable = set_ranks,           # Sets what was chosen
 ) -> float:                              # The mean loss
     "Accumulate the gradients of the sub-adapters of one step."
-    space, total = rank_space(model, name), 0.
-    chosen = rule(space, step, seed)
+    choices, total = space(model, name), 0.
+    chosen = rule(choices, step, seed)
     try:
         for ranks in chosen:
-            set_ranks(model, ranks, name)
+            put(model, ranks, name)
             (value := loss()/len(chosen)).backward()
             total += value.detach()
-    finally: set_ranks(model, largest(space), name)
+    finally: put(model, largest(choices), name)
     return float(total)
 
 # %% ../../nbs/20_lora.ipynb #ec09e766

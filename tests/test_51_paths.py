@@ -52,6 +52,10 @@ def test_on_the_embedded_model():
     need = "path stored_bytes bits_per_weight loss loss_se perplexity bits_per_char seconds".split()
     assert all(k in row for row in first["rows"] for k in need)
     assert first["rows"][3]["stored_bytes"] < first["rows"][0]["stored_bytes"]
-    tuned = [row for row in first["rows"] if "LoRA" in row["path"] or "SVFT" in row["path"]]
+    through = [row for row in first["rows"] if "pipeline" in row["notes"]]
+    assert len(through) == 5 and all(row["notes"]["zeros"] >= .5 for row in through if "adapter_bytes" not in row["notes"])
+    assert [PIPELINE_COLUMNS["adapter's"](r) == "merged" for r in through] == [False, True, False, True, True]
+    assert [r["stored_bytes"] < first["rows"][0]["stored_bytes"] for r in through] == [False, False, True, True, True]
+    tuned = [row for row in first["rows"] if row not in through and "adapter_bytes" in row["notes"]]
     assert len(tuned) == 4 and all(row["notes"]["adapter_bytes"] > 0 and row["rise"] != 0 for row in tuned)
     assert all(row["stored_bytes"] == row["notes"]["adapter_bytes"] + first["rows"][0]["stored_bytes"] for row in tuned)

@@ -63,7 +63,6 @@ def test_a_grid_and_its_codes():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -134,7 +133,6 @@ def test_a_grid_and_its_codes_2():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -195,7 +193,6 @@ def test_a_grid_and_its_codes_3():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -251,7 +248,6 @@ def test_what_rounding_costs():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -313,7 +309,6 @@ def test_what_rounding_costs_2():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -373,7 +368,6 @@ def test_codes_are_computed_in_float32():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -435,7 +429,6 @@ def test_to_the_nearest():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -484,7 +477,6 @@ def test_one_column_fixed_the_others_compensate():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -545,7 +537,6 @@ def test_by_blocks():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -611,7 +602,6 @@ def test_by_blocks_2():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -682,7 +672,6 @@ def test_what_it_gains():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -758,7 +747,6 @@ def test_keeping_zeros():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -837,7 +825,6 @@ def test_keeping_zeros_2():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -922,7 +909,6 @@ def test_codes_in_memory():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -977,7 +963,6 @@ def test_codes_in_memory_2():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1027,7 +1012,6 @@ def test_a_layer_of_codes():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -1094,7 +1078,6 @@ def test_a_layer_of_codes_2():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1145,7 +1128,6 @@ def test_a_layer_of_codes_3():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1195,7 +1177,6 @@ def test_a_layer_of_codes_4():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1244,7 +1225,6 @@ def test_rounding_in_the_forward_pass():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -1307,7 +1287,6 @@ def test_rounding_in_the_forward_pass_2():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1362,7 +1341,6 @@ def test_a_whole_model():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -1420,7 +1398,6 @@ def test_a_whole_model_2():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -1485,7 +1462,6 @@ def test_a_whole_model_3():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1548,7 +1524,6 @@ def test_a_whole_model_4():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -1617,7 +1592,6 @@ def test_a_file_that_others_read():
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
 
-
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -1684,7 +1658,6 @@ def test_a_file_that_others_read_2():
         model, tokenizer = pretrained()
         valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
         return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
-
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."

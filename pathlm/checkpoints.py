@@ -26,9 +26,9 @@ from pathlm.base import (
     write_tensors,
 )
 from .grid import grid_linear_from, rounding_linear_from
-from .linear import effective_weight, linear_from, replace, walk
+from .linear import effective_weight, linear_from, replace, unpack_mask, walk
 from .models import EMBEDDED, one_line, pretrained, sound, tokenizer_of
-from .sparsity import SparseLinear, unpack_mask
+from .sparsity import SparseLinear
 from .spectral import FactoredLinear
 
 # %% ../nbs/50_checkpoints.ipynb #693a1bc4

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import MergeError, SettingError, model_folder, write_json, write_tensors
-from .linear import check_finite, float_weight, replace, select, walk
+from .linear import check_finite, float_weight, pack_mask, replace, select, unpack_mask, walk
 from .objectives import calibrate, check_gram, inverse_root
-from .sparsity import pack_mask, unpack_mask
 
 # %% ../nbs/31_grid.ipynb #ad2a282f
 class Grid(NamedTuple):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
            'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'dense_of',
-           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight']
+           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'pack_mask',
+           'unpack_mask']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import MergeError, NonFiniteError, SettingError, UnknownModuleError
@@ -302,3 +304,20 @@ def float_weight(
     if hasattr(layer, "effective_weight") and not getattr(layer, "stores_float", False): raise SettingError(
         f"{name!r} is a {type(layer).__name__}, expected a layer that stores its weight in floating point")
     return check_finite(f"the weight of {name!r}", effective_weight(layer).detach())
+
+# %% ../nbs/00_linear.ipynb #d1435b13
+def pack_mask(
+    mask: Tensor,  # (out, in) bool
+) -> Tensor:       # (out, ⌈in/8⌉) uint8; column 8k + b is bit b of byte k
+    "Pack a mask to one bit a weight."
+    bits = F.pad(mask, (0, -mask.shape[1] % 8)).unflatten(1, (-1, 8)).to(torch.uint8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(-1, dtype=torch.uint8)
+
+# %% ../nbs/00_linear.ipynb #1d488c90
+def unpack_mask(
+    bits: Tensor,  # (out, ⌈in/8⌉) uint8
+    in_: int,      # Columns of the mask
+) -> Tensor:       # (out, in) bool
+    "Undo `pack_mask`."
+    mask = bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device) & 1
+    return mask.flatten(1)[:, :in_].bool()

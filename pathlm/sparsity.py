@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'magnitude', 'wanda', 'check_share', 'row_mask', 'nm_mask', 'rule', 'swept', 'sparsegpt', 'block_mask',
-           'pack_mask', 'unpack_mask', 'SparseLinear', 'pruned', 'check_prunable', 'sparsify', 'sparsity_report',
-           'semi_structured']
+           'SparseLinear', 'pruned', 'check_prunable', 'sparsify', 'sparsity_report', 'semi_structured']
 
 # %% ../nbs/30_sparsity.ipynb #cda423e0
 from collections.abc import Callable, Iterable
@@ -17,7 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import MergeError, SettingError
-from .linear import check_finite, effective_weight, float_weight, linear_from, linears, select
+from pathlm.linear import (
+    check_finite,
+    effective_weight,
+    float_weight,
+    linear_from,
+    linears,
+    pack_mask,
+    select,
+    unpack_mask,
+)
 from .objectives import Grams, Norms, calibrate, check_gram, inverse_root, wide
 
 # %% ../nbs/30_sparsity.ipynb #cc675ed4
@@ -134,23 +142,6 @@ def block_mask(
     "Prune the lowest scores of a whole block, as SparseGPT's published code does."
     check_share(sparsity)
     return scores > scores.flatten().sort().values[int(scores.numel()*sparsity)]
-
-# %% ../nbs/30_sparsity.ipynb #311b754f
-def pack_mask(
-    mask: Tensor,  # (out, in) bool
-) -> Tensor:       # (out, ⌈in/8⌉) uint8; column 8k + b is bit b of byte k
-    "Pack a mask to one bit a weight."
-    bits = F.pad(mask, (0, -mask.shape[1] % 8)).unflatten(1, (-1, 8)).to(torch.uint8)
-    return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(-1, dtype=torch.uint8)
-
-# %% ../nbs/30_sparsity.ipynb #ef4d9354
-def unpack_mask(
-    bits: Tensor,  # (out, ⌈in/8⌉) uint8
-    in_: int,      # Columns of the mask
-) -> Tensor:       # (out, in) bool
-    "Undo `pack_mask`."
-    mask = bits[..., None] >> torch.arange(8, dtype=torch.uint8, device=bits.device) & 1
-    return mask.flatten(1)[:, :in_].bool()
 
 # %% ../nbs/30_sparsity.ipynb #92b3a546
 class SparseLinear(nn.Module):

@@ -22,6 +22,8 @@ HOME = {
     "sparsity": "sparsify sparsity_report",
     "grid": "quantize rounding save_compressed",
     "sqft": "SparsePEFT run_pipeline",
+    "search": "Evaluations climb greedy nsga2 evolve choose",
+    "widths": "attach_widths detach_widths width_space get_widths set_widths extract_widths sort_channels",
     "checkpoints": "load save",
     "paths": "tour",
 }

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PEER', 'BENCHES', 'interleaved', 'row', 'straightforward', 'whole_loss', 'sweep_cases', 'sweep_text', 'bench_sweep',
            'bench_race', 'bench_import', 'LlamaShaped', 'training_step', 'with_ours', 'with_theirs', 'adapter_ways',
-           'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench',
-           'bench_table']
+           'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench_search',
+           'bench', 'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
@@ -29,14 +29,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from .adapters.core import attach, parameter_groups
-from .adapters.lora import LoRA
+from .adapters.lora import LoRA, random_rule, rank_space
 from .adapters.svft import SVFT
 from .adapters.vblora import VBLoRA
 from .base import SettingError
 from .evaluate import Batch, batches
 from .linear import effective_weight, select, set_weight
 from .models import corpus, new_model, pretrained
+from .search import singles, speed
+from .sparsity import sparsify
 from .spectral import RATES, decompose, race, rank_of_rate, sweep
+from .sqft import SparsePEFT, shared_ranks
 
 # %% ../nbs/53_bench.ipynb #1c24bee4
 def interleaved(
@@ -332,7 +335,8 @@ def bench_memory(
     "Count the peak memory of a training step of each adapter against LoRA's."
     x, found = torch.randn(1024, 1024), {}
     if case and "memory" not in case: return
-    for name, way in adapter_ways(256).items():
+    def sparse(model): return with_ours(SparsePEFT(r=4), sparsify(model, method="magnitude"))
+    for name, way in (adapter_ways(256) | {"SparsePEFT": sparse}).items():
         base = two_blocks(seed)
         with Peak() as attached, patch.dict(os.environ, PATHLM_CACHE="off"): step = training_step(*way(base), x)
         with Peak() as peak:
@@ -342,10 +346,29 @@ def bench_memory(
     for name in found.keys() - {"LoRA"}:
         yield row("adapters", f"memory, {name}", "peak of a step", "MB", found[name], named("LoRA"), found["LoRA"], 1)
 
+# %% ../nbs/53_bench.ipynb #4cf5fd4a
+def bench_search(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of the adapter and the random configurations
+    repeat: int = 3,          # Interleaved runs
+) -> Iterator[dict]:          # Rows
+    "Time an evaluation of a search with the forward pass shared and without."
+    model, tokenizer = pretrained()
+    torch.manual_seed(seed)
+    attach(model, LoRA(**shared_ranks(model)))
+    for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=.02)
+    space, todo = rank_space(model), batches(list(corpus("valid").values())[:4], tokenizer, 128, 128)[:1]
+    cases = {"one group lowered": singles(space), "random": [random_rule(space, i, seed)[0] for i in range(12)]}
+    for name, configs in cases.items():
+        if case and case not in name: continue
+        shared, plain = (1/rate for rate in speed(model, todo, configs, repeat))
+        yield row("search", name, "an evaluation", "s", shared, "pathlm, whole forward pass", plain, repeat)
+
 # %% ../nbs/53_bench.ipynb #d6625832
 BENCHES: dict[str, list[Callable]] = {
     "sweep": [bench_sweep, bench_race, bench_import],
     "adapters": [bench_vblora, bench_svft, bench_memory],
+    "search": [bench_search],
 }  # Name to what yields its rows
 
 # %% ../nbs/53_bench.ipynb #efbb871a

@@ -95,11 +95,8 @@ def method_of(
     name: str,  # lora, vblora or svft
 ) -> type:      # Its configuration
     "Look up a method of adaptation."
-    from importlib import import_module
-
-    from pathlm.adapters.core import METHODS
-    import_module(f"pathlm.adapters.{name}")
-    return METHODS[name]
+    from pathlm.adapters.core import method_named
+    return method_named(name)
 
 # %% ../nbs/52_cli.ipynb #27634e93
 def configured(
@@ -257,7 +254,7 @@ def parser_pretrain(commands) -> None:
 def parser_bench(commands) -> None:
     "Declare `pathlm bench`."
     p = command(commands, "bench", run_bench, "pathlm bench sweep --json > sweep.json")
-    p.add_argument("name", choices=["sweep", "adapters", "all"], help="what to measure")
+    p.add_argument("name", choices=["sweep", "adapters", "search", "all"], help="what to measure")
     p.add_argument("--case", help="only the cases whose name contains this")
     p.add_argument("--repeat", type=int, default=3, help="interleaved runs, of which the median counts (3)")
 

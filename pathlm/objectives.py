@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
-           'watch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run', 'made',
-           'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
+           'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run',
+           'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
            'inverse_root']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -150,6 +150,18 @@ def watch(
     finally:
         for hook in hooks: hook.remove()
 
+# %% ../nbs/01_objectives.ipynb #8ab70693
+def as_batch(
+    batch: object,       # Token ids (batch, tokens), a model's keyword arguments, or a `Batch` of `evaluate`
+) -> Tensor | dict:      # Token ids or keyword arguments
+    "Bring a batch into one of two forms, or raise `SettingError`."
+    batch = getattr(batch, "inputs", batch)
+    if isinstance(batch, Tensor) and batch.ndim > 1: return batch
+    if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k not in ("use_cache", "past_key_values")}
+    given = f"a tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
+    raise SettingError(f"a batch is {given}; expected token ids (batch, tokens), a dict of a model's arguments, or a "
+                       "Batch, and batches as a list of these")
+
 # %% ../nbs/01_objectives.ipynb #06084d78
 def feed(
     model: nn.Module,       # A model
@@ -194,7 +206,8 @@ def gram(
     "Collect $G=XX^\\top$ of the inputs of layers in one pass, without padded tokens."
     from tqdm.auto import tqdm
     layers = target if isinstance(target, dict) else select(model, target)
-    runs = ((padding(b), partial(feed, model, b)) for b in tqdm(batches, desc=desc, disable=desc is None))
+    todo = map(as_batch, tqdm(batches, desc=desc, disable=desc is None))
+    runs = ((padding(b), partial(feed, model, b)) for b in todo)
     return statistics(model, layers, runs, partial(Grams, dtype, chunk))
 
 # %% ../nbs/01_objectives.ipynb #172f4ba0
@@ -288,7 +301,8 @@ def calibrate(
 ) -> list[str]:                                  # The layers that were changed, in order
     "Change layers block after block, each block by what it receives from the changed blocks before it."
     from tqdm.auto import tqdm
-    chosen, todo = select(model, target, layers), None if batches is None else list(batches)
+    if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge or bake before it changes")
+    chosen, todo = select(model, target, layers), None if batches is None else [as_batch(b) for b in batches]
     if todo == []: raise SettingError(f"no batch to calibrate {len(chosen)} layers on")
     text = [t for b in todo or [] for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)]
     about = {"model": digest(*model.state_dict().values()), "text": digest(*text), "layers": list(chosen)}

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import pathlm
-from .adapters.core import adapters, attach, detach, load_adapter, save_adapter, trained
+from .adapters.core import activate, adapters, attach, detach, load_adapter, save_adapter, trained
 from .adapters.lora import LoRA
 from .adapters.svft import SVFT
 from .adapters.train import adapt
@@ -185,7 +185,10 @@ def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
         if point == "trained": seen["trained"] = trained(model)
     log = run_pipeline(model, name, [b.inputs for b in todo], todo, steps, Budget(group=group), ground.seed, look,
                        lora_alpha=16, learning_rate=3e-3, **shared_ranks(model))
+    there = adapters(model)
+    if there: activate(model)
     total, floats = sparsity_report(model)[-1], name in ("LoRA on sparse", "SparsePEFT")
+    if there: activate(model, *there)
     return {"pipeline": name, "steps": steps, "step_seconds": log["seconds"]/steps, "group": group, **seen,
             "zeros": total["sparsity"], "bitmask_bytes": total["bitmask_bytes"] if floats else None}
 
@@ -349,7 +352,7 @@ PIPELINE_COLUMNS: dict[str, Callable[[dict], str]] = {
     "perplexity of the base": lambda r: f"{r['notes']['perplexity_base']:.2f}",
     "trained": lambda r: f"{r['notes']['perplexity_trained']:.2f}",
     "at the end": lambda r: f"{r['perplexity']:.2f}",
-    "zeros": lambda r: f"{r['notes']['zeros']:.1%}",
+    "stored zeros": lambda r: f"{r['notes']['zeros']:.1%}",
     "stored bytes": lambda r: f"{r['stored_bytes']:,}",
     "adapter's": lambda r: f"{r['notes']['adapter_bytes']:,}" if "adapter_bytes" in r["notes"] else "merged",
 }  # Column title to the text of its cell

@@ -6,10 +6,11 @@
 __all__ = ['Space', 'Configuration', 'check_space', 'places', 'at', 'middle', 'anchors', 'Spent', 'earlier', 'Evaluations',
            'pareto', 'hypervolume', 'cheapest', 'neighbours', 'climb', 'singles', 'descent', 'greedy',
            'check_evolution', 'population', 'nsga2', 'evolve', 'adapter_parameters', 'adapter_bytes', 'flops',
-           'seconds', 'latency', 'Losses', 'check_active', 'block_of', 'by_block', 'resumed', 'SharedLosses', 'speed',
-           'runs', 'contents', 'check_disjoint', 'compared', 'Chosen', 'choose', 'front_figure']
+           'seconds', 'latency', 'recipe', 'Losses', 'check_active', 'block_of', 'by_block', 'resumed', 'SharedLosses',
+           'speed', 'runs', 'contents', 'check_disjoint', 'compared', 'Chosen', 'choose', 'front_figure']
 
 # %% ../nbs/33_search.ipynb #b62d053c
+import hashlib
 import itertools
 import json
 import math
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .adapters.core import adapted, sample, state_of, the_one
+from .adapters.core import adapted, adapters, sample, state_of, the_one
 from .adapters.lora import elastic_one, get_ranks, largest, rank_space, set_ranks
 from pathlm.base import (
     CheckpointError,
@@ -359,6 +360,18 @@ def latency(
     return statistics.median(times[0])/statistics.median(times[1])
 
 # %% ../nbs/33_search.ipynb #13b4cc3f
+def recipe(
+    f: Callable,       # A function, a lambda, a partial or an object that can be called
+) -> list[str]:        # Its name, its code and what is bound to it, in short
+    "Tell functions apart, also across processes."
+    g = getattr(f, "func", f)
+    name, code = getattr(g, "__qualname__", type(g).__qualname__), getattr(g, "__code__", None)
+    plain = [c for c in getattr(code, "co_consts", ()) if isinstance(c, str | float | int)]
+    inside = "" if code is None else f"{code.co_code.hex()} {code.co_names} {plain}"
+    bound = f"{getattr(f, 'args', ())} {getattr(f, 'keywords', {})}"
+    return [name, *(hashlib.sha256(text.encode()).hexdigest()[:16] for text in (inside, bound))]
+
+# %% ../nbs/33_search.ipynb #4412063c
 class Losses:
     "Score configurations of a model on a text: cost, loss, and nats of each document."
     def __init__(self,
@@ -380,8 +393,9 @@ class Losses:
     def about(self) -> dict:
         "What a file of rows has to agree in."
         return {"model": digest(*(sample(t) for t in self.model.state_dict().values())),
+                "adapter": {name: repr(a.config) for name, a in adapters(self.model).items()},
                 "text": digest(*(t for b in self.todo for t in b)),
-                "cost": getattr(self.cost, "func", self.cost).__name__}
+                "cost": recipe(self.cost)}
 
     def nats(self, config: Configuration) -> np.ndarray: return document_nll(self.model, self.todo)[0]
 

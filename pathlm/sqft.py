@@ -5,25 +5,26 @@
 # %% auto #0
 __all__ = ['PIPELINES', 'masked', 'EffectiveProduct', 'MaskedPart', 'SparsePEFT', 'Budget', 'sparse_base', 'integers',
            'integer_base', 'rounding_base', 'left', 'merged', 'merged_integers', 'Pipeline', 'shared_ranks',
-           'run_pipeline']
+           'check_pipeline', 'run_pipeline']
 
 # %% ../nbs/32_sqft.ipynb #bcb5b231
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters.core import attach, bake, updated
+from .adapters.core import attach, bake, updated, wanted
 from .adapters.lora import LoRA, LoRAPart, elastic_backward
 from .adapters.train import adapt, plain_backward
-from .base import SettingError
-from .grid import grids_of, quantize, rounding
+from .base import SettingError, digest
+from .grid import grids_of, on_grids, quantize, rounding
 from .linear import select
-from .sparsity import sparsify
+from .objectives import as_batch, wide
+from .sparsity import check_share, sparsify
 
 # %% ../nbs/32_sqft.ipynb #1ede0b3d
 def masked(
@@ -32,26 +33,29 @@ def masked(
     s: float,        # The scale
     mask: Tensor,    # (out, in), False where the weight is zero for good
 ) -> Tensor:         # (out, in)
-    r"Compute $s\,BA\odot M$ (SQFT, section 3.1)."
-    return torch.where(mask, s*(B @ A), 0)
+    r"Compute $s\,BA\odot M$ (SparsePEFT of SQFT, 2024), in float32 or wider whatever surrounds it."
+    A, B = wide(A, B)
+    with torch.autocast(A.device.type, enabled=False): return torch.where(mask, s*(B @ A), 0)
 
 # %% ../nbs/32_sqft.ipynb #49ca1f7b
 class EffectiveProduct(torch.autograd.Function):
     "Multiply by (2), and compute (3) without keeping a matrix of the weight's size."
     @staticmethod
-    def forward(ctx, x, A, B, bias, base, s):
+    def forward(ctx, x, A, B, W, bias, base, s):
         ctx.save_for_backward(x, A, B)
         ctx.base, ctx.s = base, s
         return F.linear(x, updated(base, [masked(A, B, s, base.mask)]).to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx, dy):
-        (x, A, B), base, s = ctx.saved_tensors, ctx.base, ctx.s
-        x_, dy_ = x.flatten(0, -2), dy.flatten(0, -2).to(x.dtype)
-        What = updated(base, [masked(A, B, s, base.mask)]) if ctx.needs_input_grad[0] else None
-        dx = None if What is None else (dy_ @ What.to(x.dtype)).view_as(x)
-        G = torch.where(base.mask, dy_.T @ x_, 0).to(A.dtype)
-        return dx, s*(B.T @ G), s*(G @ A.T), dy_.sum(0) if ctx.needs_input_grad[3] else None, None, None
+        (x, A, B), base, s, dx = ctx.saved_tensors, ctx.base, ctx.s, None
+        with torch.autocast(x.device.type, enabled=False):
+            x_, dy_ = x.flatten(0, -2), dy.flatten(0, -2).to(x.dtype)
+            if ctx.needs_input_grad[0]:
+                dx = (dy_ @ updated(base, [masked(A, B, s, base.mask)]).to(x.dtype)).view_as(x)
+            G, A_, B_ = wide(torch.where(base.mask, dy_.T @ x_, 0), A, B)
+            dA, dB, dW = s*(B_.T @ G), s*(G @ A_.T), G if ctx.needs_input_grad[3] else None
+        return dx, dA.to(A), dB.to(B), dW, dy_.sum(0) if ctx.needs_input_grad[4] else None, None, None
 
 # %% ../nbs/32_sqft.ipynb #077750eb
 class MaskedPart(LoRAPart):
@@ -67,13 +71,13 @@ class MaskedPart(LoRAPart):
         self.layer = (layer,)  # in a tuple, as it belongs to the model and not to the adapter
 
     def delta(self) -> Tensor:
-        A, B = self.A[:self.rank].float(), self.B[:, :self.rank].float()
-        return masked(A, B, self.scale, self.layer[0].mask)
+        return masked(self.A[:self.rank], self.B[:, :self.rank], self.scale, self.layer[0].mask)
 
     def forward(self, x: Tensor) -> Tensor: return F.linear(x, self.delta().to(x.dtype))
 
     def onto(self, base: nn.Module, x: Tensor) -> Tensor:
-        return EffectiveProduct.apply(x, self.A[:self.rank], self.B[:, :self.rank], base.bias, base, self.scale)
+        A, B = self.A[:self.rank], self.B[:, :self.rank]
+        return EffectiveProduct.apply(x, A, B, base.weight, base.bias, base, self.scale)
 
     def of_rank(self, R: int) -> "MaskedPart": return MaskedPart(self.layer[0], R, self.scale)
 
@@ -166,6 +170,19 @@ def shared_ranks(
     return {"target_modules": target, "r": max(choices), "elastic": {names: list(choices)}}
 
 # %% ../nbs/32_sqft.ipynb #64345ec1
+def check_pipeline(
+    model: nn.Module,   # A dense model
+    name: str,          # A key of `PIPELINES`
+    config: LoRA,       # Of the adapter
+    how: Budget,        # How small
+) -> None:
+    "Raise an error unless a model can go through a pipeline."
+    way, layers = PIPELINES[name], select(model)
+    check_share(how.sparsity)
+    if way.base is not sparse_base or way.end is merged_integers: on_grids(model, layers, how.bits, how.group)
+    LoRA(**asdict(config)).build(wanted(model, config)[0])
+
+# %% ../nbs/32_sqft.ipynb #e015a13f
 def run_pipeline(
     model: nn.Module,            # A dense model, changed in place
     name: str,                   # A key of `PIPELINES`
@@ -180,14 +197,18 @@ def run_pipeline(
 ) -> dict:                       # What `adapt` says about the training
     "Take a model through a pipeline."
     if name not in PIPELINES: raise SettingError(f"no pipeline {name!r}; expected one of {', '.join(PIPELINES)}")
-    look, way = look or (lambda point: None), PIPELINES[name]
+    look, way, calibration = look or (lambda point: None), PIPELINES[name], [as_batch(b) for b in calibration]
     config = way.config(**config)
+    check_pipeline(model, name, config, how)
+    if steps < 1 or not todo or not calibration: raise SettingError(
+        f"steps={steps}, {len(todo)} batches to train on and {len(calibration)} to calibrate on; expected one or more")
+    about = {"pipeline": name, "budget": list(how), "config": asdict(config), "model": digest(*model.parameters())}
     way.base(model, calibration, how)
     look("base")
     torch.manual_seed(seed)
     attach(model, config)
     backward = elastic_backward if config.elastic else plain_backward
-    log = adapt(model, todo, steps, backward=backward, seed=seed, folder=folder, desc=name)
+    log = adapt(model, todo, steps, backward=backward, seed=seed, folder=folder, settings=about, desc=name)
     look("trained")
     way.end(model, calibration, how)
     look("end")

@@ -384,9 +384,9 @@ def plain_lora(
     adapter: Adapter,     # Of low-rank parts
 ) -> ElasticAdapter:      # The same as a LoRA, for the same layers
     "Make a LoRA of an adapter whose parts have factors."
-    if other := [type(p).__name__ for p in adapter.parts if not p.low_rank]: raise SettingError(
-        f"an adapter of {other[0]} is not of low rank and cannot be written as a LoRA: the product of two factors "
-        "would be another update. Merge it instead")
+    if not all(p.low_rank for p in adapter.parts): raise SettingError(
+        f"a {type(adapter.config).__name__} is not of low rank and cannot be written as a LoRA: the product of two "
+        "factors would be another update. Merge it instead")
     if isinstance(adapter, ElasticAdapter): return extract(adapter)
     parts = {}
     for name, part in zip(adapter.names, adapter.parts, strict=True):

@@ -71,6 +71,7 @@ def adapt(
     seed: int = 0,                         # Of the order of the batches
     folder: str | Path | None = None,      # Keeps the run's state; None keeps nothing
     every: int = 50,                       # Steps between two saves
+    settings: dict | None = None,          # What else a run in that folder depends on, in json's types
     desc: str | None = None,               # The progress bar's label; None shows no bar
 ) -> dict:                                 # Losses by step, and seconds
     "Train what is trainable in a model."
@@ -80,10 +81,11 @@ def adapt(
     if not groups: raise SettingError(f"{type(model).__name__} has no trainable parameter; attach an adapter first")
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0., fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    about = {"step": 0, "train": [], "seconds": 0., "steps": steps, "peaks": peaks, "seed": seed, "batches": len(todo)}
-    log = about | (load_state(output_folder(folder), model, optimizer) if folder else {})
-    if changed := [k for k in ("steps", "peaks", "seed", "batches") if log[k] != about[k]]: raise SettingError(
-        f"{folder} keeps a run with {changed[0]}={log[changed[0]]}, not {about[changed[0]]}; choose another folder")
+    own = {"steps": steps, "peaks": peaks, "seed": seed, "batches": len(todo)} | (settings or {})
+    state = load_state(output_folder(folder), model, optimizer) if folder else {}
+    log = {"step": 0, "train": [], "seconds": 0.} | own | state
+    if changed := [k for k in own if log["step"] and state.get(k) != own[k]]: raise SettingError(
+        f"{folder} keeps a run with {changed[0]}={state.get(changed[0])}, not {own[changed[0]]}; choose another folder")
     model.train()
     start = time.perf_counter()
     for step in (bar := tqdm(range(log["step"], steps), desc=desc, disable=desc is None, initial=log["step"],

@@ -7,6 +7,7 @@ from pathlm.base import MergeError
 from pathlm.base import SettingError
 from pathlm.linear import select
 from pathlm.objectives import inverse_root
+import copy
 import math
 import tempfile
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import transformers as tf
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from pathlm.adapters.core import AdaptedLinear
 from pathlm.base import PathlmError
 from pathlm.evaluate import batches
 from pathlm.linear import densify
@@ -149,7 +151,7 @@ def test_a_grid_and_its_codes_2():
 
     # %% ../nbs/31_grid.ipynb #d9631504
     for W in torch.zeros(2, 6), torch.full((1, 7), 3.), torch.full((3, 1), -2.), torch.full((1, 4), 1e-12), \
-             torch.full((1, 4), 1e9), torch.ones(2, 2).bfloat16(), torch.ones(2, 2).half():
+             torch.full((1, 4), 4.9e5), torch.ones(2, 2).bfloat16(), torch.ones(2, 2).half():
         for symmetric in True, False:
             grid = fit_grid(W, 4, None, symmetric)
             What = decode(encode(W, grid), grid)
@@ -210,7 +212,9 @@ def test_a_grid_and_its_codes_3():
     # %% ../nbs/31_grid.ipynb #8e129d2e
     W = torch.ones(4, 96)
     print(refusal(SettingError, fit_grid, W, 4, 128, name="model.layers.0.mlp.up_proj"))
+    print(refusal(SettingError, fit_grid, 1e7*W, 4, None, name="model.layers.0.mlp.up_proj"))
     for bits in 1, 9, 4., True: assert refusal(SettingError, fit_grid, W, bits, None).startswith(f"bits={bits}, expected")
+    for one in None, 1: assert refusal(SettingError, fit_grid, W, 4, None, one).startswith(f"symmetric={one}, expected")
     assert "W holds 1 NaN" in refusal(PathlmError, fit_grid, torch.tensor([[1., math.nan]]), 4, None)
     assert "expected (out, in)" in refusal(SettingError, fit_grid, torch.ones(4), 4, None)
 
@@ -634,7 +638,10 @@ def test_by_blocks_2():
     assert torch.equal(codes, plain) and torch.equal(grid.scale, same.scale) and torch.equal(grid.zero, same.zero)
     print(refusal(SettingError, gptq, W, torch.eye(60), 4, 32))
     print(refusal(SettingError, gptq, W, torch.eye(64), 4, 32, mask=torch.ones(64, 8, dtype=torch.bool)))
+    print(refusal(SettingError, gptq, W, torch.eye(64), 4, 32, mask=torch.ones(8, 64)))
     print(refusal(SettingError, gptq, W, -torch.eye(64), 4, 32, name="k_proj"))
+    for damp in -1, math.nan, math.inf, None:
+        assert refusal(SettingError, gptq, W, G, 4, 32, damp=damp) == f"damp={damp}, expected a finite number from 0 on"
     G[0, 0] = math.nan
     assert "G of 'W' holds 1 NaN" in refusal(PathlmError, gptq, W, G, 4, 32)
 
@@ -1308,6 +1315,60 @@ def test_rounding_in_the_forward_pass_2():
     assert bare(torch.ones(1, 16)).isnan().any() and "1 NaN" in refusal(PathlmError, bare.merged)
 
 
+def test_rounding_in_the_forward_pass_3():
+    # %% ../nbs/31_grid.ipynb #a4364914
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
+    # %% ../nbs/31_grid.ipynb #023c4030
+    def gaussian(out, in_, seed=0): return torch.randn(out, in_, generator=torch.Generator().manual_seed(seed))
+
+    def correlated(in_, tokens, decades=2, seed=0):
+        "The Gram matrix of inputs whose principal variances fall by `decades` powers of ten."
+        Q = torch.linalg.qr(gaussian(in_, in_, seed + 1)).Q
+        X = (Q * torch.logspace(0, -decades/2, in_) @ gaussian(in_, tokens, seed + 2)).double()
+        return X @ X.T / tokens
+
+    def kept(codes, grid, mask):
+        "The share of masked weights whose code is the zero point."
+        return (codes == grid.zero.repeat_interleave(codes.shape[1]//grid.zero.shape[1], 1))[~mask].float().mean().item()
+
+    def tiny(kind="Llama", **options):
+        torch.manual_seed(0)
+        sizes = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
+
+    def some_ids(): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+    def logits(model):
+        with torch.no_grad(): return model(some_ids()[0]).logits
+
+    def embedded(documents=12, size=1500):
+        "The embedded model, part of the validation text to calibrate on, and part of the test text to measure on."
+        model, tokenizer = pretrained()
+        valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
+        return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
+
+    def refusal(error, f, *args, **kwargs):
+        "The message with which `f` refuses."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} went through")
+
+    # %% ../nbs/31_grid.ipynb #58321485
+    W = gaussian(4, 32)
+    grids = fit_grid(W, 4, 16, False), fit_grid(W, 4, 16)
+    assert (grids[0].zero != 8).any() and (grids[1].zero == 8).all()
+    for make in lambda grid: GridLinear(encode(W, grid), grid), lambda grid: RoundingLinear(W, grid):
+        for a in grids:
+            for b in grids:
+                layer, other = make(a), make(b)
+                layer.load_state_dict(other.state_dict())
+                layer.load_state_dict({}, strict=False)
+                assert torch.equal(layer.effective_weight(), other.effective_weight())
+                assert torch.equal(layer.grid.zero, b.zero) and layer.state_dict().keys() == other.state_dict().keys()
+
+
 def test_a_whole_model():
     # %% ../nbs/31_grid.ipynb #a4364914
     torch.set_num_threads(1)  # Small matrices gain nothing from two
@@ -1556,6 +1617,72 @@ def test_a_whole_model_4():
     assert torch.equal(logits(unmerge(model)), before) and type(linears(model)[name]) is RoundingLinear
     print(refusal(SettingError, rounding, tiny(), {n: g._replace(scale=g.scale[1:]) for n, g in grids.items()}))
     print(refusal(SettingError, rounding, tiny(), {}))
+
+
+def test_a_layer_s_weight():
+    # %% ../nbs/31_grid.ipynb #a4364914
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
+    # %% ../nbs/31_grid.ipynb #023c4030
+    def gaussian(out, in_, seed=0): return torch.randn(out, in_, generator=torch.Generator().manual_seed(seed))
+
+    def correlated(in_, tokens, decades=2, seed=0):
+        "The Gram matrix of inputs whose principal variances fall by `decades` powers of ten."
+        Q = torch.linalg.qr(gaussian(in_, in_, seed + 1)).Q
+        X = (Q * torch.logspace(0, -decades/2, in_) @ gaussian(in_, tokens, seed + 2)).double()
+        return X @ X.T / tokens
+
+    def kept(codes, grid, mask):
+        "The share of masked weights whose code is the zero point."
+        return (codes == grid.zero.repeat_interleave(codes.shape[1]//grid.zero.shape[1], 1))[~mask].float().mean().item()
+
+    def tiny(kind="Llama", **options):
+        torch.manual_seed(0)
+        sizes = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
+
+    def some_ids(): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+    def logits(model):
+        with torch.no_grad(): return model(some_ids()[0]).logits
+
+    def embedded(documents=12, size=1500):
+        "The embedded model, part of the validation text to calibrate on, and part of the test text to measure on."
+        model, tokenizer = pretrained()
+        valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
+        return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
+
+    def refusal(error, f, *args, **kwargs):
+        "The message with which `f` refuses."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} went through")
+
+    # %% ../nbs/31_grid.ipynb #0a4c095f
+    class Killed(Exception): pass
+
+    def at_call(n):
+        "A hook that breaks off at the n-th call."
+        calls = []
+        def hook(*_):
+            calls.append(1)
+            if len(calls) == n: raise Killed
+        return hook
+
+    # %% ../nbs/31_grid.ipynb #d806f45b
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=96, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    for dtype in torch.float32, torch.bfloat16:
+        model = quantize(tf.T5ForConditionalGeneration(tf.T5Config(**sizes)).eval(), None, 4, 32, method="rtn", target="wo")
+        layer = model.to(dtype).encoder.block[0].layer[1].DenseReluDense.wo
+        y = model(input_ids=some_ids()[0], decoder_input_ids=some_ids()[1]).logits
+        dense = densify(copy.deepcopy(model))(input_ids=some_ids()[0], decoder_input_ids=some_ids()[1]).logits
+        assert type(layer) is GridLinear and y.dtype == dtype and torch.equal(y, dense)
+        assert torch.equal(layer.weight, layer.effective_weight()) and layer.weight.dtype == dtype
+        assert torch.equal(AdaptedLinear(layer).weight, layer.weight)
+        assert not {"weight"} & {*layer.state_dict(), *dict(layer.named_parameters()), *dict(layer.named_buffers())}
+        refusal(AttributeError, setattr, layer, "weight", y)
 
 
 def test_a_file_that_others_read():

@@ -14,11 +14,8 @@ from pathlm.grid import quantize
 from pathlm.grid import rounding
 from pathlm.linear import select
 from pathlm.sparsity import sparsify
-import json
-import math
 import tempfile
 from importlib.util import find_spec
-import numpy as np
 import transformers as tf
 from hypothesis import given
 from hypothesis import settings
@@ -31,22 +28,14 @@ from pathlm.adapters.lora import extract
 from pathlm.adapters.lora import rank_space
 from pathlm.adapters.lora import set_ranks
 from pathlm.adapters.peft import to_peft
-from pathlm.adapters.train import swept
 from pathlm.base import MergeError
 from pathlm.base import PathlmError
-from pathlm.base import resumable
 from pathlm.evaluate import Batch
-from pathlm.evaluate import batches
-from pathlm.evaluate import document_nll
-from pathlm.evaluate import ratio
-from pathlm.evaluate import tensor_bytes
 from pathlm.grid import save_compressed
 from pathlm.linear import densify
 from pathlm.linear import effective_weight
 from pathlm.linear import merge
 from pathlm.linear import unmerge
-from pathlm.models import corpus
-from pathlm.models import pretrained
 
 
 def test_what_a_plain_merge_destroys():
@@ -817,159 +806,6 @@ def test_five_pipelines():
         unmerged = name in ("LoRA on sparse", "SQFT")
         assert len(adapters(model)) == unmerged and (zeros(model) >= .5) == (not unmerged)
         print(f"{name:22} {type(select(model).popitem()[1]).__name__}")
-
-
-def test_what_the_embedded_model_recovers():
-    # %% ../nbs/32_sqft.ipynb #451e21e7
-    def tiny(name="Llama"):
-        "A random model of two blocks, a few thousand weights."
-        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
-        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
-        torch.manual_seed(0)
-        return {"Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
-                "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
-                "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
-                }[name]().eval()
-
-    def logits(model):
-        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
-
-    def shaken(model, std=.1):
-        "Give the parameters of all adapters random values."
-        torch.manual_seed(1)
-        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
-        return model
-
-    def refusal(error, f, *args, **kwargs):
-        "The message of the error that a call must raise."
-        try: f(*args, **kwargs)
-        except error as e: return str(e)
-        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
-
-    def zeros(model):
-        "The share of zeros in the layers that adapters change."
-        W = [effective_weight(layer) for layer in select(model).values()]
-        return sum(int((w == 0).sum()) for w in W)/sum(w.numel() for w in W)
-
-    def sparse(): return sparsify(tiny(), method="magnitude", sparsity=.5)
-
-    def quantized(model, **how):
-        "Let a sparse model round to the grid that GPTQ finds for it."
-        return rounding(model, grids_of(quantize(copy.deepcopy(model), BATCHES, method="gptq", **how)))
-
-    def windows(seed):
-        ids = torch.randint(1, 96, (4, 16), generator=torch.Generator().manual_seed(seed))
-        targets = torch.cat([torch.full((4, 1), -100), ids[:, 1:]], 1)
-        return Batch(ids, torch.ones_like(ids), targets, torch.zeros(4, dtype=int))
-
-    BATCHES = [torch.randint(1, 96, (4, 16), generator=torch.Generator().manual_seed(i)) for i in range(4)]
-    FOUR = ["q_proj", "k_proj", "v_proj", "up_proj"]
-    THREE = {"q_proj,k_proj,v_proj": [8, 6, 4], "up_proj": [8, 4, 2]}
-
-    # %% ../nbs/32_sqft.ipynb #06b1829a
-    STEPS, RATE = 50, 1e-3
-    TRAINED = ["LoRA on sparse", "SparsePEFT", "SQFT", "QA-SparsePEFT"]
-
-    def texts():
-        "Training, calibration, validation and test windows; no document is in two of them."
-        tokenizer, cut = pretrained()[1], lambda docs, most: [d[:most] for d in docs]
-        train, valid, test = (list(corpus(s).values()) for s in ("train", "valid", "test"))
-        def of(docs, window, size): return batches(docs, tokenizer, window, window, batch_size=size)
-        return (of(cut(train[:120], 8000), 128, 8), [b.ids for b in of(cut(valid[::2], 2000), 256, 4)],
-                of(cut(valid[1::2], 2000), 256, 4), of(cut(test, 1500), 256, 4))
-
-    def loss(model, todo): return ratio(*document_nll(model, todo))[0]
-
-    def in_half(tensors):
-        "Bytes of tensors, floating ones in sixteen bits, an output layer that is tied once."
-        return tensor_bytes({k: t.to(torch.bfloat16) if t.is_floating_point() else t for k, t in tensors.items()
-                             if not k.startswith(("pathlm_adapters", "lm_head"))})
-
-    def measured(job, data):
-        "Run one pipeline and measure it at its three points."
-        (train, calibration, valid, test) = data
-        if job == ["dense"]: return {"dense": loss(pretrained()[0], test)}
-        sparsity, name, elastic, power, seed = job
-        model, row = pretrained()[0], {"sparsity": sparsity, "pipeline": name, "elastic": elastic, "factor": 3.**power,
-                                       "seed": seed, "lr": RATE*3.**power}
-        def look(point):
-            if point == "base" and seed == 1: row["base"] = loss(model, test)
-            if point == "trained":
-                row["valid"], row["test"] = loss(model, valid), loss(model, test)
-                row["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-                row["adapter"] = in_half(adapters(model)["default"].tensors())
-            if point == "end": row["end"], row["zeros"] = loss(model, test), zeros(model)
-        ranks = shared_ranks(model, target=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"])
-        if not elastic: ranks["elastic"] = {}
-        how = Budget(sparsity, group=128)
-        run_pipeline(model, name, calibration, train, STEPS, how, seed, look, lora_alpha=16, learning_rate=row["lr"],
-                     **ranks)
-        row["stored"] = in_half(model.state_dict())
-        if name == "SparsePEFT":
-            integers(model, calibration, how)
-            row["then"], row["then_zeros"] = loss(model, test), zeros(model)
-        return row
-
-    def recovery(path="results/sqft.jsonl", sparsities=(.6, .5), seeds=3):
-        "All rows, and the dense loss: the learning rate is swept at the first sparsity and kept for the other."
-        data = []
-        def work(key):
-            if not data: data.append(texts())
-            return measured(json.loads(key), data[0])
-        def rows(jobs):
-            keys = [json.dumps(job) for job in jobs]
-            return list(resumable(keys, work, path, {"steps": STEPS, "rate": RATE}, desc="recovery"))
-        def of(name, elastic, sparsity): return lambda jobs: rows([(sparsity, name, elastic, *job) for job in jobs])
-        found = []
-        for name in TRAINED:
-            for elastic in False, True:
-                found += swept(of(name, elastic, sparsities[0]), seeds)
-                power = round(math.log(found[-1]["factor"], 3))
-                if not elastic: found += of(name, elastic, sparsities[1])([(power, seed) for seed in range(seeds)])
-        return found, rows([["dense"]])[0]["dense"]
-
-    # %% ../nbs/32_sqft.ipynb #b0332797
-    rows, dense = recovery()
-    best = {}
-    for r in rows: best.setdefault((r["sparsity"], r["pipeline"], r["elastic"]), []).append(r)
-    for key, some in best.items():
-        factor = next(r["factor"] for r in some if r["seed"])
-        best[key] = sorted((r for r in some if r["factor"] == factor), key=lambda r: r["seed"])
-
-    def mean_and_se(values): return np.mean(values), np.std(values, ddof=1)/math.sqrt(len(values))
-
-    def line(name, key, point="end"):
-        some, then = best[key], point == "then"
-        (trained_, se), (end, end_se) = mean_and_se([r["test"] for r in some]), mean_and_se([r[point] for r in some])
-        base, (sparsity, _, elastic) = next(r["base"] for r in some if "base" in r), key
-        size = best[sparsity, "QA-SparsePEFT" if then else key[1], elastic][0]["stored"]
-        if PIPELINES[name].end is left: size += some[0]["adapter"]
-        return (f"{name:22} {sparsity:.0%}   {'NLS ' if elastic else 'LoRA'}  {base - dense:+.4f}  "
-            f"{trained_ - dense:+.4f} ± {se:.4f}  {end - dense:+.4f} ± {end_se:.4f}  "
-            f"{some[0]['then_zeros' if then else 'zeros']:5.1%} {size/1e6:5.2f}  {some[0]['lr']:.0e}")
-
-    print(f"dense {dense:.4f}")
-    print(f"{'pipeline':22} zeros rank  base     trained           end               zeros    MB  rate")
-    for key in best: print(line(key[1], key))
-    for key in best:
-        if key[1] == "SparsePEFT": print(line("SparsePEFT, then GPTQ", key, "then"))
-
-    # %% ../nbs/32_sqft.ipynb #926eb9e9
-    def base_of(key): return next(r["base"] for r in best[key] if "base" in r)
-
-    for s in .5, .6:
-        lora, masked_ = ((base_of((s, n, False)), np.mean([r["test"] for r in best[s, n, False]]))
-                         for n in ("LoRA on sparse", "SparsePEFT"))
-        share = (masked_[0] - masked_[1])/(lora[0] - lora[1])
-        print(f"{s:.0%} zeros: LoRA lowers the loss by {lora[0] - lora[1]:.4f}, SparsePEFT by {share:.0%} of that")
-        assert share >= .8
-    for name in TRAINED:
-        gap = [e["test"] - f["test"] for e, f in zip(best[.6, name, True], best[.6, name, False], strict=True)]
-        print(f"{name:15} elastic rank minus fixed rank {np.mean(gap):+.4f} ± {mean_and_se(gap)[1]:.4f}")
-    for s in .5, .6:
-        both = zip(best[s, "QA-SparsePEFT", False], best[s, "SparsePEFT", False], strict=True)
-        gap = [q["end"] - g["then"] for q, g in both]
-        print(f"{s:.0%} zeros: QA-SparsePEFT minus SparsePEFT, then GPTQ {np.mean(gap):+.4f} ± {mean_and_se(gap)[1]:.4f}")
 
 
 def test_what_leaves_the_package():

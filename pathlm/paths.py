@@ -184,7 +184,7 @@ def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
         if point != "end": seen[f"perplexity_{point}"] = math.exp(ratio(*document_nll(model, test))[0])
         if point == "trained": seen["trained"] = trained(model)
     log = run_pipeline(model, name, [b.inputs for b in todo], todo, steps, Budget(group=group), ground.seed, look,
-                       lora_alpha=16, learning_rate=3e-3, **shared_ranks(model))
+                       lora_alpha=16, learning_rate=1e-3, **shared_ranks(model))
     there = adapters(model)
     if there: activate(model)
     total, floats = sparsity_report(model)[-1], name in ("LoRA on sparse", "SparsePEFT")

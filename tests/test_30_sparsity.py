@@ -28,7 +28,6 @@ from pathlm.base import NonFiniteError
 from pathlm.base import UnknownModuleError
 from pathlm.base import digest
 from pathlm.evaluate import batches
-from pathlm.evaluate import ratio
 from pathlm.linear import blocks
 from pathlm.linear import densify
 from pathlm.linear import depths
@@ -93,13 +92,13 @@ def test_what_one_weight_is_worth():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #e63e94d7
@@ -167,13 +166,13 @@ def test_what_one_weight_is_worth_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #0ae1b647
@@ -236,13 +235,13 @@ def test_which_weights_are_compared():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #30395965
@@ -307,13 +306,13 @@ def test_which_weights_are_compared_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #8fe15a10
@@ -373,13 +372,13 @@ def test_which_weights_are_compared_3():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #e5fd7c38
@@ -442,20 +441,20 @@ def test_the_published_algorithm_restated():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #0540904e
     def summed_norms(samples): return sum(Norms().product(x) for x in samples)
 
     # %% ../nbs/30_sparsity.ipynb #a96a21f2
-    wanted = [({"sparsity": .3}, {"ratio": .3}), ({"sparsity": .5}, {"ratio": .5}), ({"sparsity": .6}, {"ratio": .6}),
+    wanted = [({"sparsity": .3}, {"share": .3}), ({"sparsity": .5}, {"share": .5}), ({"sparsity": .6}, {"share": .6}),
               ({"pattern": "2:4"}, {"n": 2, "m": 4}), ({"pattern": "4:8"}, {"n": 4, "m": 8})]
 
     # %% ../nbs/30_sparsity.ipynb #41d28338
@@ -517,20 +516,20 @@ def test_the_published_algorithm_restated_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #0540904e
     def summed_norms(samples): return sum(Norms().product(x) for x in samples)
 
     # %% ../nbs/30_sparsity.ipynb #a96a21f2
-    wanted = [({"sparsity": .3}, {"ratio": .3}), ({"sparsity": .5}, {"ratio": .5}), ({"sparsity": .6}, {"ratio": .6}),
+    wanted = [({"sparsity": .3}, {"share": .3}), ({"sparsity": .5}, {"share": .5}), ({"sparsity": .6}, {"share": .6}),
               ({"pattern": "2:4"}, {"n": 2, "m": 4}), ({"pattern": "4:8"}, {"n": 4, "m": 8})]
 
     # %% ../nbs/30_sparsity.ipynb #3dee5b2d
@@ -595,13 +594,13 @@ def test_weights_that_make_up_for_those_that_go():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #35594858
@@ -665,13 +664,13 @@ def test_from_left_to_right():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #c94f7837
@@ -749,13 +748,13 @@ def test_from_left_to_right_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #06325dfd
@@ -823,13 +822,13 @@ def test_over_the_block_or_in_the_row():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #ff7b12a4
@@ -889,13 +888,13 @@ def test_over_the_block_or_in_the_row_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #b8e83255
@@ -960,13 +959,13 @@ def test_a_layer_with_a_mask():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #eb13dd27
@@ -1035,13 +1034,13 @@ def test_a_layer_with_a_mask_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #d73bd570
@@ -1105,13 +1104,13 @@ def test_a_layer_with_a_mask_3():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #d37d8c80
@@ -1175,13 +1174,13 @@ def test_a_whole_model():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1203,7 +1202,7 @@ def test_a_whole_model():
 
     # %% ../nbs/30_sparsity.ipynb #a4eda5e8
     ids = [token_ids(seed, 1) for seed in range(4)]
-    wanted = [({"sparsity": .5}, {"ratio": .5}), ({"sparsity": .3}, {"ratio": .3}), ({"pattern": "2:4"}, {"n": 2, "m": 4}),
+    wanted = [({"sparsity": .5}, {"share": .5}), ({"sparsity": .3}, {"share": .3}), ({"pattern": "2:4"}, {"n": 2, "m": 4}),
               ({"pattern": "4:8"}, {"n": 4, "m": 8})]
     for kwargs, theirs in wanted:
         for ours, by_hand in zip(tiny_models(), tiny_models(), strict=True):
@@ -1265,13 +1264,13 @@ def test_a_whole_model_2():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1354,13 +1353,13 @@ def test_a_whole_model_3():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1440,13 +1439,13 @@ def test_a_whole_model_4():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1526,13 +1525,13 @@ def test_a_whole_model_5():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1625,13 +1624,13 @@ def test_a_whole_model_6():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1716,13 +1715,13 @@ def test_a_whole_model_7():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1802,13 +1801,13 @@ def test_a_whole_model_8():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #524d7636
@@ -1885,13 +1884,13 @@ def test_what_is_stored():
             mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
         return mean
 
-    def published_mask(W, mean, ratio=None, n=0, m=0):
+    def published_mask(W, mean, share=None, n=0, m=0):
         "True where the published script sets a weight to zero."
         metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
-        if ratio is None:
+        if share is None:
             for j in range(0, W.shape[1], m):
                 gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
-        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*ratio)], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
     # %% ../nbs/30_sparsity.ipynb #69814b99

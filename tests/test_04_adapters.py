@@ -11,6 +11,8 @@ from pathlm.linear import effective_weight
 from pathlm.linear import merge
 from pathlm.linear import unmerge
 import copy
+import subprocess
+import sys
 import tempfile
 import transformers as tf
 from transformers.pytorch_utils import Conv1D
@@ -1079,6 +1081,80 @@ def test_files():
         for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
         return model
 
+    # %% ../nbs/04_adapters.ipynb #1b0b7daa
+    code = "from pathlm.adapters.core import METHODS, method_named as m; print(*METHODS, m('sparsepeft').__name__, m('no'))"
+    print(said := subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip())
+    assert said == "SparsePEFT None"
+
+
+def test_files_2():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
+    # %% ../nbs/04_adapters.ipynb #45fda038
+    @dataclass(kw_only=True)
+    class Full(Config, method="full"):
+        def build(self, layers):
+            return Adapter(self, {name: FullPart(*effective_weight(layer).shape) for name, layer in layers.items()})
+
+    def shaken(model, std=.05):
+        "Give the parameters of all adapters random values."
+        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
+        return model
+
     # %% ../nbs/04_adapters.ipynb #e422683a
     model = tiny()
     attach(model, Full(target_modules="q_proj", modules_to_save=["lm_head"]), "task")
@@ -1094,7 +1170,7 @@ def test_files():
         print((Path(d)/"adapter.json").read_text())
 
 
-def test_files_2():
+def test_files_3():
     # %% ../nbs/04_adapters.ipynb #83404782
     def tiny(name="Llama", **settings):
         "A random model of two blocks, a few thousand weights, with the layers of its family."

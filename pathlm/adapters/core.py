@@ -529,7 +529,7 @@ def method_named(
     method: str,    # Such as "lora"
 ) -> type | None:   # Its configuration; None if there is no such method
     "Look up a method."
-    if method in OURS: import_module(f"pathlm.{OURS[method]}")
+    if method in OURS and method not in METHODS: import_module(f"pathlm.{OURS[method]}")
     return METHODS.get(method)
 
 # %% ../../nbs/04_adapters.ipynb #9d4dbe86

@@ -6,7 +6,7 @@
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
            'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run',
            'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
-           'inverse_root']
+           'check_damp', 'inverse_root']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
@@ -202,13 +202,14 @@ def gram(
     dtype: torch.dtype = torch.float32,                  # What to accumulate in
     chunk: int = 8192,                                   # Tokens to convert to `dtype` at a time
     desc: str | None = None,                             # The progress bar's label; None shows no bar
+    sums: type = Grams,                                  # `Grams`, or `Norms` for the diagonal
 ) -> dict[str, Tensor]:                                  # Name to $G$ (in, in), one tensor for layers with one input
     "Collect $G=XX^\\top$ of the inputs of layers in one pass, without padded tokens."
     from tqdm.auto import tqdm
     layers = target if isinstance(target, dict) else select(model, target)
     todo = map(as_batch, tqdm(batches, desc=desc, disable=desc is None))
     runs = ((padding(b), partial(feed, model, b)) for b in todo)
-    return statistics(model, layers, runs, partial(Grams, dtype, chunk))
+    return statistics(model, layers, runs, partial(sums, dtype, chunk))
 
 # %% ../nbs/01_objectives.ipynb #172f4ba0
 @contextmanager
@@ -261,11 +262,10 @@ def entered(
 
 # %% ../nbs/01_objectives.ipynb #bf00a287
 def settled_run(
-    folder: str | Path | None,  # Keeps a run, or None
+    folder: str | Path,         # Keeps a run
     about: dict,                # What the run depends on
-) -> Path | None:               # The folder, made and marked
+) -> Path:                      # The folder, made and marked
     "Open the folder of a run that can be resumed; raise `SettingError` if it keeps another one."
-    if folder is None: return None
     folder, about = output_folder(folder), json.loads(json.dumps(about))
     if (path := folder/"settings.json").is_file() and (there := read_json(path)) != about:
         key = next(k for k in {**about, **there} if about.get(k) != there.get(k))
@@ -304,9 +304,10 @@ def calibrate(
     if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge or bake before it changes")
     chosen, todo = select(model, target, layers), None if batches is None else [as_batch(b) for b in batches]
     if todo == []: raise SettingError(f"no batch to calibrate {len(chosen)} layers on")
-    text = [t for b in todo or [] for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)]
-    about = {"model": digest(*model.state_dict().values()), "text": digest(*text), "layers": list(chosen)}
-    folder = settled_run(folder, about | (settings or {}))
+    if folder is not None:
+        text = [t for b in todo or [] for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)]
+        about = {"model": digest(*model.state_dict().values()), "text": digest(*text), "layers": list(chosen)}
+        folder = settled_run(folder, about | (settings or {}))
     bar = tqdm(total=len(chosen), desc=desc, disable=desc is None)
     def change(own, runs):
         known = folder and all((folder/f"{n}.safetensors").is_file() for n in own)
@@ -407,12 +408,21 @@ def ridge(
     return G + share * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype, device=G.device)
 
 # %% ../nbs/01_objectives.ipynb #ddd33aa9
+def check_damp(
+    damp: float,  # The ridge, as a share of the mean of $G$'s diagonal
+) -> None:
+    "Raise `SettingError` unless a ridge can be made of it."
+    if not isinstance(damp, int | float) or not 0 <= damp < float("inf"):
+        raise SettingError(f"damp={damp}, expected a finite number from 0 on")
+
+# %% ../nbs/01_objectives.ipynb #cc887c2d
 def inverse_root(
     G: Tensor,           # (in, in), the inputs' Gram matrix
     damp: float = .01,   # $\rho$ as a share of the mean of $G$'s diagonal
     name: str = "W",     # Whose inputs, for messages
 ) -> Tensor:             # (in, in) upper triangular, $U^\top U=(G+\rho I)^{-1}$, float64
     "Factor the inverse of a damped Gram matrix, (14)."
+    check_damp(damp)
     H = ridge(check_finite(f"G of {name!r}", G).double(), damp)
     H.diagonal().masked_fill_(H.diagonal() == 0, 1)
     L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters.core import attach, bake, updated, wanted
+from .adapters.core import Part, attach, bake, updated, wanted
 from .adapters.lora import LoRA, LoRAPart, elastic_backward
 from .adapters.train import adapt, plain_backward
 from .base import SettingError, digest
@@ -73,7 +73,7 @@ class MaskedPart(LoRAPart):
     def delta(self) -> Tensor:
         return masked(self.A[:self.rank], self.B[:, :self.rank], self.scale, self.layer[0].mask)
 
-    def forward(self, x: Tensor) -> Tensor: return F.linear(x, self.delta().to(x.dtype))
+    forward = Part.forward
 
     def onto(self, base: nn.Module, x: Tensor) -> Tensor:
         A, B = self.A[:self.rank], self.B[:, :self.rank]
@@ -202,7 +202,8 @@ def run_pipeline(
     check_pipeline(model, name, config, how)
     if steps < 1 or not todo or not calibration: raise SettingError(
         f"steps={steps}, {len(todo)} batches to train on and {len(calibration)} to calibrate on; expected one or more")
-    about = {"pipeline": name, "budget": list(how), "config": asdict(config), "model": digest(*model.parameters())}
+    about = {"pipeline": name, "budget": list(how), "config": asdict(config)}
+    if folder: about["model"] = digest(*model.parameters())
     way.base(model, calibration, how)
     look("base")
     torch.manual_seed(seed)

@@ -21,7 +21,7 @@ from .adapters.core import STORE, AdaptedLinear, adapters, bake
 from .adapters.lora import elastic_backward, rank_space, set_ranks
 from .base import SettingError, UnknownModuleError
 from .linear import blocks, effective_weight, linear_from, near, replace, untied, walk
-from .objectives import Norms, feed, padding, statistics, wide
+from .objectives import Norms, gram, wide
 
 # %% ../nbs/34_widths.ipynb #603b2caa
 class MLP(NamedTuple):
@@ -296,8 +296,7 @@ def importance(
     "Measure the output error that leaving out each channel would make, (3)."
     found = mlps(model)
     outs = {mlp.out: model.get_submodule(mlp.out) for mlp in found.values()}
-    runs = ((padding(b), partial(feed, model, b)) for b in batches)
-    sums = statistics(model, outs, runs, Norms)
+    sums = gram(model, batches, outs, sums=Norms)
     def columns(layer): return wide(effective_weight(layer).detach())[0].square().sum(0)
     return {g: columns(outs[mlp.out])*sums[mlp.out] for g, mlp in found.items()}
 

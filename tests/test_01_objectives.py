@@ -1276,7 +1276,7 @@ def test_the_inverse_of_what_remains():
     size, seed = st.integers(1, 9), st.integers(0, 999)
     dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
-    # %% ../nbs/01_objectives.ipynb #cc887c2d
+    # %% ../nbs/01_objectives.ipynb #43f66946
     X = problem(1, 12, 30)[1]
     H = X @ X.T
     U = inverse_root(H, 0)
@@ -1285,3 +1285,4 @@ def test_the_inverse_of_what_remains():
     assert torch.equal(inverse_root(torch.zeros(3, 3)), torch.eye(3).double()) and U.tril(-1).abs().sum() == 0
     assert inverse_root(torch.diag(torch.tensor([4., 0.])), 0).diagonal().tolist() == [.5, 1]
     print(refusal(SettingError, inverse_root, torch.ones(3, 3), 0., "model.layers.0.mlp.up_proj"))
+    for damp in -1, float("nan"): assert f"damp={damp}, expected" in refusal(SettingError, inverse_root, torch.eye(3), damp)

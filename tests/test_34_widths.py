@@ -6,6 +6,7 @@ from pathlm.adapters.lora import rank_space
 from pathlm.base import SettingError
 from pathlm.base import UnknownModuleError
 from pathlm.linear import effective_weight
+from pathlm.objectives import gram
 import copy
 import json
 import tempfile
@@ -27,7 +28,6 @@ from pathlm.linear import select
 from pathlm.linear import unmerge
 from pathlm.models import corpus
 from pathlm.models import pretrained
-from pathlm.objectives import gram
 from pathlm.objectives import output_error
 
 

@@ -6,7 +6,7 @@
 __all__ = ['PEER', 'BENCHES', 'interleaved', 'row', 'straightforward', 'whole_loss', 'sweep_cases', 'sweep_text', 'bench_sweep',
            'bench_race', 'bench_import', 'LlamaShaped', 'training_step', 'with_ours', 'with_theirs', 'adapter_ways',
            'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench_search',
-           'bench', 'bench_table']
+           'bench_quantize', 'bench', 'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
@@ -34,9 +34,11 @@ from .adapters.svft import SVFT
 from .adapters.vblora import VBLoRA
 from .base import SettingError
 from .evaluate import Batch, batches
+from .grid import gptq
 from .linear import effective_weight, select, set_weight
 from .models import corpus, new_model, pretrained
 from .search import singles, speed
+from .shiftadd.layer import fit_output
 from .sparsity import sparsify
 from .spectral import RATES, decompose, race, rank_of_rate, sweep
 from .sqft import SparsePEFT, shared_ranks
@@ -364,11 +366,33 @@ def bench_search(
         shared, plain = (1/rate for rate in speed(model, todo, configs, repeat))
         yield row("search", name, "an evaluation", "s", shared, "pathlm, whole forward pass", plain, repeat)
 
+# %% ../nbs/53_bench.ipynb #18b2a3f6
+def bench_quantize(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of the weight and the inputs
+    repeat: int = 3,          # Interleaved runs
+) -> Iterator[dict]:          # Rows
+    "Time the fit of a matrix by the output objective, and count its memory."
+    for n in 512, 4096:
+        name = f"shift-add 3 bits, ladder, {n} x {n}"
+        if case and case not in name: continue
+        draw = torch.Generator().manual_seed(seed)
+        W, X = torch.randn(n, n, generator=draw), torch.randn(n, 2*n, generator=draw)
+        G = X @ X.T
+        del X
+        ours, peer = interleaved(repeat, lambda: fit_output(W, G), lambda: gptq(W, G, 3))  # noqa: B023
+        yield row("quantize", name, "wall time", "s", ours, f"GPTQ 3 bits, pathlm {version('pathlm')}", peer, repeat)
+        if n < 4096: continue
+        yield row("quantize", name, "wall time", "s", ours, "bound of 60 s", 60, repeat)
+        with Peak() as peak: fit_output(W, G)
+        yield row("quantize", name, "peak memory", "fp32 matrices", peak.most/W.nbytes, "bound of 4", 4, 1)
+
 # %% ../nbs/53_bench.ipynb #d6625832
 BENCHES: dict[str, list[Callable]] = {
     "sweep": [bench_sweep, bench_race, bench_import],
     "adapters": [bench_vblora, bench_svft, bench_memory],
     "search": [bench_search],
+    "quantize": [bench_quantize],
 }  # Name to what yields its rows
 
 # %% ../nbs/53_bench.ipynb #efbb871a

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
            'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'dense_of',
-           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'pack_mask',
-           'unpack_mask']
+           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'Decoded',
+           'pack_mask', 'unpack_mask']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
@@ -304,6 +304,20 @@ def float_weight(
     if hasattr(layer, "effective_weight") and not getattr(layer, "stores_float", False): raise SettingError(
         f"{name!r} is a {type(layer).__name__}, expected a layer that stores its weight in floating point")
     return check_finite(f"the weight of {name!r}", effective_weight(layer).detach())
+
+# %% ../nbs/00_linear.ipynb #9b682d26
+class Decoded(torch.autograd.Function):
+    "y = Wx + b with a weight that is decoded again for the backward pass rather than kept."
+    @staticmethod
+    def forward(ctx, x, bias, layer):
+        ctx.layer = layer
+        return F.linear(x, layer.effective_weight(), bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        db = dy.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        return dy @ ctx.layer.effective_weight().to(dy.dtype), db, None
 
 # %% ../nbs/00_linear.ipynb #d1435b13
 def pack_mask(

@@ -6,7 +6,7 @@
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
            'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run',
            'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
-           'check_damp', 'inverse_root']
+           'check_damp', 'inverse_root', 'compensate']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
@@ -417,14 +417,46 @@ def check_damp(
 
 # %% ../nbs/01_objectives.ipynb #cc887c2d
 def inverse_root(
-    G: Tensor,           # (in, in), the inputs' Gram matrix
-    damp: float = .01,   # $\rho$ as a share of the mean of $G$'s diagonal
-    name: str = "W",     # Whose inputs, for messages
-) -> Tensor:             # (in, in) upper triangular, $U^\top U=(G+\rho I)^{-1}$, float64
-    "Factor the inverse of a damped Gram matrix, (14)."
+    G: Tensor,                            # (in, in), the inputs' Gram matrix
+    damp: float = .01,                    # $\rho$ as a share of the mean of $G$'s diagonal
+    name: str = "W",                      # Whose inputs, for messages
+    dtype: torch.dtype = torch.float64,   # Type of the result; it is computed in float64
+    order: Tensor | None = None,          # (in,), the order in which inputs are taken; None is their own
+) -> Tensor:                              # (in, in) upper triangular, $U^\top U=(G+\rho I)^{-1}$
+    "Factor the inverse of a damped Gram matrix, (14), within two float64 copies of it."
     check_damp(damp)
-    H = ridge(check_finite(f"G of {name!r}", G).double(), damp)
+    at = (torch.arange(len(G), device=G.device) if order is None else order).flip(0)
+    H = check_finite(f"G of {name!r}", G)[at[:, None], at].double()
+    H.diagonal().add_(damp * H.diagonal().mean())
     H.diagonal().masked_fill_(H.diagonal() == 0, 1)
-    L, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
+    (L, failed), n = torch.linalg.cholesky_ex(H.T, out=(H.T, torch.empty(0, dtype=torch.int32, device=H.device))), len(H)
     if failed: raise SettingError(f"G of {name!r} is not positive definite with damp={damp}, expected more of it")
-    return torch.linalg.solve_triangular(L.flip(0, 1), torch.eye(len(H)).to(H), upper=True)
+    U = torch.zeros_like(H, dtype=dtype)
+    for i in range(0, n, 256):
+        k = min(i + 256, n)
+        (columns := H.new_zeros(k - i, n).T)[i:k].fill_diagonal_(1)
+        U[:, n - k:n - i] = torch.linalg.solve_triangular(L, columns, upper=False).flip(0, 1)
+    return U
+
+# %% ../nbs/01_objectives.ipynb #93d29604
+@torch.no_grad()
+def compensate(
+    T: Tensor,         # (in, out), $W^\top$, contiguous; changed in place
+    U: Tensor,         # (in, in), of `inverse_root`
+    fit: Callable,     # Of a group's first column and its columns (group, out); gives `fix`(column, $w$) = $q$, (out,)
+    group: int,        # Columns that are fitted together
+    block: int = 128,  # Columns that are fixed before their errors reach the others
+) -> Tensor:           # A scalar, (16)
+    "Fix the columns of a weight one after the other, (15)."
+    total, n, whole = T.new_zeros(()), len(T), group if group > block else block//group*group
+    for start in range(0, n, whole):
+        for i in range(start, min(start + whole, n), block):
+            k = min(i + block, start + whole, n)
+            E = T.new_empty(k - i, T.shape[1])
+            for j in range(i, k):
+                if j % group == 0: fix = fit(j, T[j:j + group])
+                E[j - i] = (T[j] - fix(j, T[j]))/U[j, j]
+                T[j + 1:k].addr_(U[j, j + 1:k], E[j - i], alpha=-1)
+            T[k:].addmm_(U[i:k, k:].T, E, alpha=-1)
+            total += E.square().sum()
+    return total

@@ -125,7 +125,7 @@ def sparsegpt(
     "Prune a weight and move what stays to make up for what goes (Frantar and Alistarh 2023)."
     check_gram(G, W)
     W = wide(check_finite("W", W))[0].clone(memory_format=torch.contiguous_format)
-    U, mask = inverse_root(G, damp).to(W), torch.ones_like(W, dtype=torch.bool)
+    U, mask = inverse_root(G, damp, dtype=W.dtype), torch.ones_like(W, dtype=torch.bool)
     width = group*max(1, 128//group)
     for a in range(0, W.shape[1], width):
         own, right = slice(a, a + width), slice(a + width, None)

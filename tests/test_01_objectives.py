@@ -1284,5 +1284,52 @@ def test_the_inverse_of_what_remains():
     torch.testing.assert_close(U, torch.linalg.cholesky(torch.linalg.inv(H), upper=True))
     assert torch.equal(inverse_root(torch.zeros(3, 3)), torch.eye(3).double()) and U.tril(-1).abs().sum() == 0
     assert inverse_root(torch.diag(torch.tensor([4., 0.])), 0).diagonal().tolist() == [.5, 1]
+    order = torch.randperm(12)
+    assert torch.equal(inverse_root(H, 0, order=order), inverse_root(H[order][:, order], 0))
+    assert inverse_root(H, dtype=torch.float32).dtype == torch.float32
     print(refusal(SettingError, inverse_root, torch.ones(3, 3), 0., "model.layers.0.mlp.up_proj"))
     for damp in -1, float("nan"): assert f"damp={damp}, expected" in refusal(SettingError, inverse_root, torch.eye(3), damp)
+
+
+def test_one_column_fixed_the_others_compensate():
+    # %% ../nbs/01_objectives.ipynb #6d48cb4b
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def problem(out, in_, tokens, seed=0, decades=1):
+        "A random weight, and inputs whose standard deviations fall from 1 by some powers of ten."
+        torch.manual_seed(seed)
+        scale = torch.logspace(0, -decades, in_).double()
+        return torch.randn(out, in_).double(), scale[:, None] * torch.randn(in_, tokens).double()
+
+    def nearest(W, r): return torch.mm(*truncate(W, r))
+    def whitened(W, G, r): return torch.mm(*truncate_output(W, G, r))
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+    size, seed = st.integers(1, 9), st.integers(0, 999)
+    dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+
+    # %% ../nbs/01_objectives.ipynb #be3c6ebd
+    @given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+    @settings(deadline=None, max_examples=25, derandomize=True)
+    def blocks_change_the_order_of_sums_alone(n, group, block, seed):
+        W, X = problem(4, n, 3*n, seed)
+        G = X @ X.T
+        U, T, Q, seen = inverse_root(G), (3*W).T.contiguous(), torch.empty(n, 4).double(), []
+        def fit(j, own):
+            seen.append((j, len(own)))
+            def fix(i, w):
+                Q[i] = w.round()
+                return Q[i]
+            return fix
+        total = compensate(T, U, fit, group, block)
+        v = 3*W
+        for j in range(n): v[:, j:] -= torch.outer((v[:, j] - Q[j])/U[j, j], U[j, j:])
+        torch.testing.assert_close(v, Q.T)
+        assert seen == [(j, min(group, n - j)) for j in range(0, n, group)]
+        torch.testing.assert_close(total, output_error(3*W, Q.T, ridge(G)))
+
+    blocks_change_the_order_of_sums_alone()

@@ -19,6 +19,7 @@ from pathlm.grid import rounding
 from pathlm.linear import densify
 from pathlm.linear import merge
 from pathlm.models import new_model
+from pathlm.shiftadd.layer import shift_add
 from pathlm.sparsity import sparsify
 from pathlm.spectral import decompose
 from pathlm.spectral import prune
@@ -59,6 +60,10 @@ def test_loading_2():
         "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
         "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
         "RoundingLinear": lambda model: rounding(half(model), group=16),
+        "ShiftAddLinear": lambda model: shift_add(model, block=(1, 16)),
+        "ShiftAddLinear, sums by column": lambda model: shift_add(model, None, 2, "sum", (None, 1)),
+        "RotatedLinear:ShiftAddLinear": lambda model: shift_add(model, None, 4, "power", (3, 16), True, rotate=5),
+        "RotatedLinear:GridLinear": lambda model: quantize(model, method="rtn", group=16, rotate=5),
     }
 
     def check_round_trip(model, dtype, form):
@@ -95,6 +100,10 @@ def test_loading_3():
         "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
         "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
         "RoundingLinear": lambda model: rounding(half(model), group=16),
+        "ShiftAddLinear": lambda model: shift_add(model, block=(1, 16)),
+        "ShiftAddLinear, sums by column": lambda model: shift_add(model, None, 2, "sum", (None, 1)),
+        "RotatedLinear:ShiftAddLinear": lambda model: shift_add(model, None, 4, "power", (3, 16), True, rotate=5),
+        "RotatedLinear:GridLinear": lambda model: quantize(model, method="rtn", group=16, rotate=5),
     }
 
     def check_round_trip(model, dtype, form):
@@ -141,6 +150,10 @@ def test_loading_4():
         "GridLinear": lambda model: quantize(half(model), method="rtn", group=16),
         "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
         "RoundingLinear": lambda model: rounding(half(model), group=16),
+        "ShiftAddLinear": lambda model: shift_add(model, block=(1, 16)),
+        "ShiftAddLinear, sums by column": lambda model: shift_add(model, None, 2, "sum", (None, 1)),
+        "RotatedLinear:ShiftAddLinear": lambda model: shift_add(model, None, 4, "power", (3, 16), True, rotate=5),
+        "RotatedLinear:GridLinear": lambda model: quantize(model, method="rtn", group=16, rotate=5),
     }
 
     def check_round_trip(model, dtype, form):
@@ -198,6 +211,40 @@ def test_damage_is_found():
 
 
 def test_damage_is_found_2():
+    # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
+    def tiny_models():
+        yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                        head_dim=8)
+        yield GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+    # %% ../nbs/50_checkpoints.ipynb #bf4d4db1
+    def spoil(folder, how):
+        weights, about = folder/"pathlm.safetensors", read_json(folder/"pathlm.json")
+        tensors, name = read_tensors(weights), next(iter(about["layers"]))
+        A, B = tensors[f"{name}.A"], tensors[f"{name}.B"]
+        changed = {"missing": {f"{name}.A": None}, "rows": {f"{name}.A": A[1:]}, "rank": {f"{name}.B": B[1:]},
+                   "nan": {f"{name}.A": A/0}, "norm": {"model.norm.weight": None},
+                   "shape": {"model.norm.weight": torch.ones(3)}}
+        if how in changed: write_tensors(weights, {k: t for k, t in (tensors | changed[how]).items() if t is not None})
+        if how == "cut": weights.write_bytes(b"short")
+        if how == "form": write_json(folder/"pathlm.json", about | {"layers": {name: "Unheard"}})
+        if how == "empty": write_json(folder/"pathlm.json", {})
+        if how == "json": (folder/"pathlm.json").write_text("{")
+
+    # %% ../nbs/50_checkpoints.ipynb #70703c67
+    model = shift_add(next(tiny_models()), block=(1, 16))
+    with tempfile.TemporaryDirectory() as d:
+        weights = save(model, None, d)/"pathlm.safetensors"
+        tensors, name = read_tensors(weights), next(iter(forms_of(model)))
+        for key, spoilt in ("planes", lambda t: t[..., 1:]), ("numbers", lambda t: t[:, 1:]), ("size", lambda t: t*2), ("planes", None):
+            changed = tensors | {f"{name}.{key}": spoilt and spoilt(tensors[f"{name}.{key}"])}
+            write_tensors(weights, {k: t.contiguous() for k, t in changed.items() if t is not None})
+            try: load(d)
+            except CheckpointError as e: assert d in str(e) and name in str(e), e
+            else: raise AssertionError(key)
+
+
+def test_damage_is_found_3():
     # %% ../nbs/50_checkpoints.ipynb #31c7ab0a
     def tiny_models():
         yield new_model(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,

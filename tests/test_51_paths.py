@@ -56,6 +56,10 @@ def test_on_the_embedded_model():
     assert len(through) == 5 and all(row["notes"]["zeros"] >= .5 for row in through)
     assert [PIPELINE_COLUMNS["adapter's"](r) == "merged" for r in through] == [False, True, False, True, True]
     assert [r["stored_bytes"] < first["rows"][0]["stored_bytes"] for r in through] == [False, False, True, True, True]
+    shifted = [row for row in first["rows"] if "true_bits" in row["notes"]]
+    assert [2 <= row["notes"]["true_bits"] - 1/4 for row in shifted] == [True]*4  # Scales of short rows weigh more
+    assert shifted[2]["stored_bytes"] < shifted[3]["stored_bytes"] < shifted[1]["stored_bytes"] < shifted[0]["stored_bytes"]
+    assert shifted[2]["joules"] < shifted[1]["joules"] < shifted[0]["joules"] < first["rows"][0]["joules"]
     tuned = [row for row in first["rows"] if row not in through and "adapter_bytes" in row["notes"]]
     assert len(tuned) == 4 and all(row["notes"]["adapter_bytes"] > 0 and row["rise"] != 0 for row in tuned)
     assert all(row["stored_bytes"] == row["notes"]["adapter_bytes"] + first["rows"][0]["stored_bytes"] for row in tuned)

@@ -22,7 +22,7 @@ HOME = {
     "sparsity": "sparsify sparsity_report",
     "grid": "quantize rounding save_compressed",
     "sqft": "SparsePEFT run_pipeline",
-    "shiftadd.layer": "shift_add shift",
+    "shiftadd.layer": "shift_add",
     "shiftadd.allocation": "mixed_widths",
     "shiftadd.energy": "energy",
     "rotation": "fold_signs",

@@ -373,7 +373,7 @@ def quantize(
     folder: str | Path | None = None,                # Keeps what is done, so that an interrupted run can go on
     desc: str | None = None,                         # The progress bar's label; None shows no bar
 ) -> nn.Module:                                      # `model`
-    "Turn layers into `GridLinear`, block by block, behind a rotation if one is asked for; a sparse layer keeps its mask."
+    "Turn layers into `GridLinear`, block by block, behind a rotation if one is asked for; a mask is kept."
     if method not in ("gptq", "rtn"): raise SettingError(f"method={method!r}, expected 'gptq' or 'rtn'")
     if method == "gptq" and batches is None: raise SettingError("method='gptq' needs batches of calibration text")
     target, layers = target if isinstance(target, str) else list(target), None if layers is None else list(layers)

@@ -429,7 +429,8 @@ def inverse_root(
     H = check_finite(f"G of {name!r}", G)[at[:, None], at].double()
     H.diagonal().add_(damp * H.diagonal().mean())
     H.diagonal().masked_fill_(H.diagonal() == 0, 1)
-    (L, failed), n = torch.linalg.cholesky_ex(H.T, out=(H.T, torch.empty(0, dtype=torch.int32, device=H.device))), len(H)
+    n, failed = len(H), torch.empty(0, dtype=torch.int32, device=H.device)
+    L, failed = torch.linalg.cholesky_ex(H.T, out=(H.T, failed))
     if failed: raise SettingError(f"G of {name!r} is not positive definite with damp={damp}, expected more of it")
     U = torch.zeros_like(H, dtype=dtype)
     for i in range(0, n, 256):

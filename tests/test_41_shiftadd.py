@@ -10,7 +10,7 @@ from pathlm.base import SettingError
 from pathlm.base import UnknownModuleError
 from pathlm.objectives import inverse_root
 from pathlm.shiftadd.bcq import assign
-from pathlm.shiftadd.bcq import inside
+from pathlm.shiftadd.bcq import levels
 from pathlm.shiftadd.bcq import tiles
 import copy
 import tempfile
@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file
 from pathlm.adapters.core import attach
 from pathlm.adapters.lora import LoRA
+from pathlm.adapters.svft import SVFT
+from pathlm.adapters.vblora import VBLoRA
 from pathlm.base import NonFiniteError
 from pathlm.linear import densify
 from pathlm.linear import linears
@@ -51,6 +53,11 @@ def test_a_shift_is_an_addition_to_the_exponent():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -58,14 +65,16 @@ def test_a_shift_is_an_addition_to_the_exponent():
         raise AssertionError("it went through")
 
     # %% ../nbs/41_shiftadd.ipynb #ab3a7dfe
-    def field_add(x, p): return (torch.tensor(x, dtype=torch.float16).view(torch.int16) + (p << 10)).view(torch.float16).item()
+    def field_add(x, p):
+        return (torch.tensor(x, dtype=torch.float16).view(torch.int16) + (p << 10)).view(torch.float16).item()
 
     for x, p in (1.5, -3), (0., -5), (1e-3, -7), (30000., 3):
         print(f"{x:g} · 2^{p}: {field_add(x, p):g}, expected {x*2**p:g}")
 
-    # %% ../nbs/41_shiftadd.ipynb #8e55bd77
+    # %% ../nbs/41_shiftadd.ipynb #273af891
     def same_bits(a, b, integer): return ((a.view(integer) == b.view(integer)) | b.isnan() & a.isnan()).all()
 
+    # %% ../nbs/41_shiftadd.ipynb #8e55bd77
     for dtype in torch.float16, torch.bfloat16:
         x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
         for p in [*range(-50, 51), -300, -260, -140, -127, 127, 140, 260, 300]:
@@ -90,6 +99,11 @@ def test_a_shift_is_an_addition_to_the_exponent_2():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -97,10 +111,14 @@ def test_a_shift_is_an_addition_to_the_exponent_2():
         raise AssertionError("it went through")
 
     # %% ../nbs/41_shiftadd.ipynb #ab3a7dfe
-    def field_add(x, p): return (torch.tensor(x, dtype=torch.float16).view(torch.int16) + (p << 10)).view(torch.float16).item()
+    def field_add(x, p):
+        return (torch.tensor(x, dtype=torch.float16).view(torch.int16) + (p << 10)).view(torch.float16).item()
 
     for x, p in (1.5, -3), (0., -5), (1e-3, -7), (30000., 3):
         print(f"{x:g} · 2^{p}: {field_add(x, p):g}, expected {x*2**p:g}")
+
+    # %% ../nbs/41_shiftadd.ipynb #273af891
+    def same_bits(a, b, integer): return ((a.view(integer) == b.view(integer)) | b.isnan() & a.isnan()).all()
 
     # %% ../nbs/41_shiftadd.ipynb #8aa490aa
     @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), st.integers(-300, 300))
@@ -135,21 +153,27 @@ def test_sums_of_powers():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
 
-    # %% ../nbs/41_shiftadd.ipynb #4479b9a2
+    # %% ../nbs/41_shiftadd.ipynb #93e78277
     def by_logarithm(alpha, terms):
-        "As published (`additive_power_of_2` of quantizers/bcq_quant): round the logarithm of what is left."
+        "Round to signed powers of two as published."
         total = torch.zeros_like(alpha)
         for _ in range(terms):
             left = alpha - total
             total = total + torch.where(left == 0, 0, left.sign()*2**left.abs().log2().round())
         return total
 
+    # %% ../nbs/41_shiftadd.ipynb #4479b9a2
     alpha = torch.exp2(torch.linspace(-3, 3, 100_001))
     for K in 1, 2, 3, 4:
         ours, theirs = (((a - alpha)/alpha).abs() for a in (term_values(terms_of(alpha, K)).sum(0), by_logarithm(alpha, K)))
@@ -175,11 +199,25 @@ def test_sums_of_powers_2():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
+
+    # %% ../nbs/41_shiftadd.ipynb #93e78277
+    def by_logarithm(alpha, terms):
+        "Round to signed powers of two as published."
+        total = torch.zeros_like(alpha)
+        for _ in range(terms):
+            left = alpha - total
+            total = total + torch.where(left == 0, 0, left.sign()*2**left.abs().log2().round())
+        return total
 
     # %% ../nbs/41_shiftadd.ipynb #07370773
     @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9), st.integers(1, 4))
@@ -210,11 +248,25 @@ def test_one_power_each_by_trying_all():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
+
+    # %% ../nbs/41_shiftadd.ipynb #93e78277
+    def by_logarithm(alpha, terms):
+        "Round to signed powers of two as published."
+        total = torch.zeros_like(alpha)
+        for _ in range(terms):
+            left = alpha - total
+            total = total + torch.where(left == 0, 0, left.sign()*2**left.abs().log2().round())
+        return total
 
     # %% ../nbs/41_shiftadd.ipynb #cefb4826
     def brute(w, alpha): return (w[..., None] - (alpha*torch.cartesian_prod(*[torch.tensor([-1., 1.])]*alpha.shape[-1]
@@ -262,19 +314,33 @@ def test_a_ladder():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
 
+    # %% ../nbs/41_shiftadd.ipynb #93e78277
+    def by_logarithm(alpha, terms):
+        "Round to signed powers of two as published."
+        total = torch.zeros_like(alpha)
+        for _ in range(terms):
+            left = alpha - total
+            total = total + torch.where(left == 0, 0, left.sign()*2**left.abs().log2().round())
+        return total
+
     # %% ../nbs/41_shiftadd.ipynb #8115e923
     for bits in 1, 2, 3, 4:
-        assert sorted(v for s in (-1, 1) for v in (s*odd(torch.linspace(0, 3, 4001)[None], torch.ones(1, 1), bits)).unique().tolist()) == \
-            [k/2**(bits - 1) for k in range(1 - 2**bits, 2**bits, 2)]
+        upper = odd(torch.linspace(0, 3, 4001)[None], torch.ones(1, 1), bits).unique().tolist()
+        assert upper == [k/2**(bits - 1) for k in range(1, 2**bits, 2)]
         w = gaussian(50, 128) * torch.exp(gaussian(50, 1, 1))
         alpha = fit_ladder(w, bits)
-        fine = min_error = torch.full((50,), math.inf)
+        fine = torch.full((50,), math.inf)
         for s in torch.linspace(.02, 1, 1000):
             s = s*w.abs().amax(1, keepdim=True)
             fine = torch.minimum(fine, (w.abs() - s*odd(w.abs(), s, bits)).square().sum(1))
@@ -302,17 +368,32 @@ def test_what_each_kind_costs():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
 
+    # %% ../nbs/41_shiftadd.ipynb #93e78277
+    def by_logarithm(alpha, terms):
+        "Round to signed powers of two as published."
+        total = torch.zeros_like(alpha)
+        for _ in range(terms):
+            left = alpha - total
+            total = total + torch.where(left == 0, 0, left.sign()*2**left.abs().log2().round())
+        return total
+
     # %% ../nbs/41_shiftadd.ipynb #ad4d503c
     w = gaussian(1024, 128) * torch.exp(gaussian(1024, 1, 1))
     def in_loop(K): return lambda w, bits: alternate(w, bits, rounding=lambda a: by_logarithm(a, K))[0]
 
-    rows = {"float": ("float", 3, fit_float), "sum, K = 3": ("sum", 3, fit_sum), "sum, K = 2": ("sum", 2, partial(fit_sum, terms=2)),
+    rows = {"float": ("float", 3, fit_float), "sum, K = 3": ("sum", 3, fit_sum),
+            "sum, K = 2": ("sum", 2, partial(fit_sum, terms=2)),
             "power, all tried": ("power", 1, fit_power), "power, rounded after": ("power", 1, partial(fit_sum, terms=1)),
             "ladder": ("ladder", 1, fit_ladder)} | {f"published, K = {K}": ("sum", K, in_loop(K)) for K in (3, 2, 1)}
     found = {}
@@ -323,8 +404,10 @@ def test_what_each_kind_costs():
         cells = "".join(f"{found[name, b]:8.3f} at {true_bits(b, kind, (1, 128), K):.2f}" for b in (2, 3, 4))
         print(f"{name:21}{cells}")
     for b in 2, 3, 4:
-        for K in 1, 2, 3: assert found[f"published, K = {K}", b] > found[{3: "sum, K = 3", 2: "sum, K = 2", 1: "power, all tried"}[K], b]
-        assert found["float", b]*1.02 > found["sum, K = 3", b] and found["power, all tried", b] < found["power, rounded after", b]
+        ours = {1: "power, all tried", 2: "sum, K = 2", 3: "sum, K = 3"}
+        assert all(found[f"published, K = {K}", b] > found[ours[K], b] for K in (1, 2, 3))
+        assert found["float", b]*1.02 > found["sum, K = 3", b]
+        assert found["power, all tried", b] < found["power, rounded after", b]
 
 
 def test_blocks():
@@ -344,6 +427,11 @@ def test_blocks():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -362,9 +450,10 @@ def test_blocks():
                 assert alpha.shape == (bits, R, C) and codes.dtype == torch.uint8 and codes.max() < 2**bits
                 assert scales.kind == kind or bits == 1 and kind == "ladder"
                 assert torch.equal(stored(alpha, kind, scales.block).alpha(), alpha)
-                every = (alpha.permute(1, 2, 0)[..., None, :]*torch.cartesian_prod(*[torch.tensor([-1., 1.])]*bits).view(-1, bits)).sum(-1)
-                cell = every[torch.arange(shape[0])[:, None]//scales.block[0], torch.arange(shape[1])//scales.block[1]]
-                torch.testing.assert_close((W - decoded(codes, scales)).abs(), (W[..., None] - cell).abs().amin(-1), rtol=1e-4, atol=1e-6)
+                every = levels(alpha.flatten(1).T).unflatten(0, (R, C))
+                mine = every[torch.arange(shape[0])[:, None]//scales.block[0], torch.arange(shape[1])//scales.block[1]]
+                least = (W[..., None] - mine).abs().amin(-1)
+                torch.testing.assert_close((W - decoded(codes, scales)).abs(), least, rtol=1e-4, atol=1e-6)
     print(refusal(SettingError, fit_weight, W, 5))
     print(refusal(SettingError, fit_weight, W, 3, "ladders"))
     print(refusal(SettingError, fit_weight, W, 3, name="q_proj"))
@@ -388,13 +477,18 @@ def test_two_objectives_in_one():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
 
-    # %% ../nbs/41_shiftadd.ipynb #fd556391
+    # %% ../nbs/41_shiftadd.ipynb #129cb97d
     def plainly(W, G, bits, fit, block, damp=.01, priced=True):
         "The loop of `fit_output`, written out."
         (out, in_), c = W.shape, block[1]
@@ -403,15 +497,16 @@ def test_two_objectives_in_one():
         T, Q = W[:, order].double(), torch.zeros(out, in_).double()
         for j in range(in_):
             if j % c == 0:
-                own = T[:, j:j + c].float()
-                d = tiles((U.diagonal()[j:j + c]**-2).float().expand(own.shape), (r, own.shape[1])) if priced else inside(own.shape, (r, own.shape[1]))
-                w = tiles(own, (r, own.shape[1]))
-                alpha = fit(w, bits, d).repeat_interleave(r, 0)[:out]
+                own, prices = T[:, j:j + c].float(), (U.diagonal()[j:j + c]**-2).float()
+                tile = (r, own.shape[1])
+                d = tiles((prices if priced else torch.ones_like(prices)).expand(own.shape), tile)
+                alpha = fit(tiles(own, tile), bits, d).repeat_interleave(r, 0)[:out]
             w = T[:, j:j + 1].float()
             Q[:, j] = values(alpha, assign(w, alpha))[:, 0]
             T[:, j:] -= torch.outer((T[:, j] - Q[:, j])/U[j, j], U[j, j:])
         return Q[:, order.argsort()].float()
 
+    # %% ../nbs/41_shiftadd.ipynb #fd556391
     X = correlated(96, 400, outliers=2)
     G = X @ X.T
     for kind, block in ("ladder", (1, 32)), ("power", (2, 24)), ("float", (None, 1)), ("sum", (8, 8)), ("ladder", (3, 40)):
@@ -438,17 +533,41 @@ def test_two_objectives_in_one_2():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
 
+    # %% ../nbs/41_shiftadd.ipynb #129cb97d
+    def plainly(W, G, bits, fit, block, damp=.01, priced=True):
+        "The loop of `fit_output`, written out."
+        (out, in_), c = W.shape, block[1]
+        r, order = block[0] or out, by_energy(G, c)
+        U = inverse_root(G, damp, order=order)
+        T, Q = W[:, order].double(), torch.zeros(out, in_).double()
+        for j in range(in_):
+            if j % c == 0:
+                own, prices = T[:, j:j + c].float(), (U.diagonal()[j:j + c]**-2).float()
+                tile = (r, own.shape[1])
+                d = tiles((prices if priced else torch.ones_like(prices)).expand(own.shape), tile)
+                alpha = fit(tiles(own, tile), bits, d).repeat_interleave(r, 0)[:out]
+            w = T[:, j:j + 1].float()
+            Q[:, j] = values(alpha, assign(w, alpha))[:, 0]
+            T[:, j:] -= torch.outer((T[:, j] - Q[:, j])/U[j, j], U[j, j:])
+        return Q[:, order.argsort()].float()
+
     # %% ../nbs/41_shiftadd.ipynb #6004b00d
     for kind in KINDS:
         W, better = gaussian(16, 64), 0
         for G, damp in (torch.eye(64), .01), (correlated(64) @ correlated(64).T, 1e9):
-            torch.testing.assert_close(decoded(*fit_output(W, G, 3, kind, (1, 32), damp=damp)), decoded(*fit_weight(W, 3, kind, (1, 32))), rtol=.01, atol=.01)
+            alike = decoded(*fit_output(W, G, 3, kind, (1, 32), damp=damp)), decoded(*fit_weight(W, 3, kind, (1, 32)))
+            torch.testing.assert_close(*alike, rtol=.01, atol=.01)
         for seed in range(20):
             W, X = gaussian(16, 64, seed), correlated(64, 400, seed=seed)
             G = X @ X.T
@@ -475,11 +594,34 @@ def test_the_exchange_rate():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
+
+    # %% ../nbs/41_shiftadd.ipynb #129cb97d
+    def plainly(W, G, bits, fit, block, damp=.01, priced=True):
+        "The loop of `fit_output`, written out."
+        (out, in_), c = W.shape, block[1]
+        r, order = block[0] or out, by_energy(G, c)
+        U = inverse_root(G, damp, order=order)
+        T, Q = W[:, order].double(), torch.zeros(out, in_).double()
+        for j in range(in_):
+            if j % c == 0:
+                own, prices = T[:, j:j + c].float(), (U.diagonal()[j:j + c]**-2).float()
+                tile = (r, own.shape[1])
+                d = tiles((prices if priced else torch.ones_like(prices)).expand(own.shape), tile)
+                alpha = fit(tiles(own, tile), bits, d).repeat_interleave(r, 0)[:out]
+            w = T[:, j:j + 1].float()
+            Q[:, j] = values(alpha, assign(w, alpha))[:, 0]
+            T[:, j:] -= torch.outer((T[:, j] - Q[:, j])/U[j, j], U[j, j:])
+        return Q[:, order.argsort()].float()
 
     # %% ../nbs/41_shiftadd.ipynb #22b5841f
     W, test, damps = gaussian(64, 256), correlated(256, 4000, seed=0)[:, 2000:], [10**(k/2) for k in range(-8, 5)]
@@ -512,11 +654,34 @@ def test_what_the_prices_are_worth():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
         except error as e: return str(e)
         raise AssertionError("it went through")
+
+    # %% ../nbs/41_shiftadd.ipynb #129cb97d
+    def plainly(W, G, bits, fit, block, damp=.01, priced=True):
+        "The loop of `fit_output`, written out."
+        (out, in_), c = W.shape, block[1]
+        r, order = block[0] or out, by_energy(G, c)
+        U = inverse_root(G, damp, order=order)
+        T, Q = W[:, order].double(), torch.zeros(out, in_).double()
+        for j in range(in_):
+            if j % c == 0:
+                own, prices = T[:, j:j + c].float(), (U.diagonal()[j:j + c]**-2).float()
+                tile = (r, own.shape[1])
+                d = tiles((prices if priced else torch.ones_like(prices)).expand(own.shape), tile)
+                alpha = fit(tiles(own, tile), bits, d).repeat_interleave(r, 0)[:out]
+            w = T[:, j:j + 1].float()
+            Q[:, j] = values(alpha, assign(w, alpha))[:, 0]
+            T[:, j:] -= torch.outer((T[:, j] - Q[:, j])/U[j, j], U[j, j:])
+        return Q[:, order.argsort()].float()
 
     # %% ../nbs/41_shiftadd.ipynb #a3d3e1d4
     W = gaussian(64, 256)
@@ -525,8 +690,9 @@ def test_what_the_prices_are_worth():
         G = X @ X.T
         for kind, block in ("ladder", (1, 128)), ("sum", (1, 128)), ("sum", (8, 8)):
             with_, without = (relative(W, plainly(W, G, 3, KINDS[kind], block, priced=p), test) for p in (True, False))
-            print(f"{outliers} outliers, {kind:6}, block {block!s:8}: output error {without:.3f} without prices, {with_:.3f} with")
-            assert with_ < (.98*without if outliers else 1.01*without)
+            how = f"{outliers} outliers, {kind:6}, block {block!s:8}"
+            print(f"{how}: output error {without:.3f} without prices, {with_:.3f} with")
+            assert with_ < (.8*without if outliers else 1.01*without)
 
 
 def test_the_packed_layer():
@@ -546,6 +712,11 @@ def test_the_packed_layer():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -553,28 +724,24 @@ def test_the_packed_layer():
         raise AssertionError("it went through")
 
     # %% ../nbs/41_shiftadd.ipynb #c5dce27e
-    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
-        "A layer of random weights."
-        return ShiftAddLinear(*fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms), gaussian(1, shape[0])[0] if bias else None)
-
-    SHAPES = ((6, 256), (1, 128)), ((5, 300), (2, 128)), ((1, 1), (1, 1)), ((24, 7), (None, 1)), ((24, 20), (3, 8)), ((9, 130), (1, 16))
-
-    # %% ../nbs/41_shiftadd.ipynb #58abd9f0
-    for (out, in_), block in SHAPES:
+    for (out, in_), block in (((6, 256), (1, 128)), ((5, 300), (2, 128)), ((1, 1), (1, 1)), ((24, 7), (None, 1)),
+                              ((24, 20), (3, 8)), ((9, 130), (1, 16))):
         for kind in KINDS:
             for bits in 1, 2, 3, 4:
                 layer = packed((out, in_), bits, kind, block, bias=True)
                 state = layer.state_dict()
                 r, c = layer.block
                 blocks = -(-out//r)*-(-in_//c)
-                assert sum(t.nbytes for t in state.values()) == bits*out*-(-in_//8) + scale_bits(kind, bits)//8*blocks + 12 + 4*out
+                stored_bytes = bits*out*-(-in_//8) + scale_bits(kind, bits)//8*blocks + 12 + 4*out
+                assert sum(t.nbytes for t in state.values()) == stored_bytes
                 with tempfile.TemporaryDirectory() as d:
                     save_file(state, f"{d}/layer.safetensors")
                     again = shiftadd_linear_from(load_file(f"{d}/layer.safetensors"))
                 assert all(torch.equal(t, again.state_dict()[k]) for k, t in state.items())
                 W = layer.effective_weight()
                 assert torch.equal(again.effective_weight(), W) and torch.equal(layer.half().float().effective_weight(), W)
-                assert torch.equal(layer.rebuilt(W).effective_weight(), W) and layer.bfloat16().weight.dtype == torch.bfloat16
+                assert torch.equal(layer.rebuilt(W).effective_weight(), W)
+                assert layer.bfloat16().weight.dtype == torch.bfloat16
     assert true_bits(3, "sum") == 3.5625 and true_bits(3) == 3.125 and true_bits(3, "float") == 3.375
     layer = packed((8, 256))
     print(layer)
@@ -599,6 +766,11 @@ def test_look_ups_shifts_additions():
     def relative(W, What, X):
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
+
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
 
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
@@ -640,6 +812,11 @@ def test_a_model():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -652,6 +829,8 @@ def test_a_model():
         sizes = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
         return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
+
+    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
 
     def some_ids(n=3): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(n)]
 
@@ -687,6 +866,11 @@ def test_a_model_2():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -700,14 +884,14 @@ def test_a_model_2():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
         return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
 
+    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
+
     def some_ids(n=3): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(n)]
 
     def logits(model):
         with torch.no_grad(): return model(some_ids()[0]).logits
 
     # %% ../nbs/41_shiftadd.ipynb #9e416474
-    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
-
     text, whole = some_ids(6), shift_add(tiny(), some_ids(6), 3, block=(1, 32))
     with tempfile.TemporaryDirectory() as d:
         model = tiny()
@@ -743,6 +927,11 @@ def test_a_model_3():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -756,6 +945,8 @@ def test_a_model_3():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
         return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
 
+    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
+
     def some_ids(n=3): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(n)]
 
     def logits(model):
@@ -764,12 +955,11 @@ def test_a_model_3():
     # %% ../nbs/41_shiftadd.ipynb #38746cba
     model = tiny(tie_word_embeddings=True)
     before, name = bytes_of(model), "model.layers.0.self_attn.q_proj"
-    for f in (lambda: shift_add(model, None, 5, block=(1, 32)), lambda: shift_add(model, None, 0, block=(1, 32)),
-              lambda: shift_add(model), lambda: shift_add(model, None, 3, block=(1, 48)), lambda: shift_add(model, None, 3, scales="apot"),
-              lambda: shift_add(model, None, {name: 3}, block=(1, 32)), lambda: shift_add(model, None, {"q_prj": 3}, block=(1, 32)),
-              lambda: shift_add(model, None, 3, block=(1, 32), target="lm_head"), lambda: shift_add(model, None, 3, block=(1, 32), target="q_prj"),
-              lambda: shift_add(model, [], 3, block=(1, 32)), lambda: shift_add(model, some_ids(), 3, block=(1, 32), damp=-1)):
-        print(refusal((SettingError, UnknownModuleError), f))
+    fits = dict(block=(1, 32))
+    for how in (dict(bits=5, **fits), dict(bits=0, **fits), {}, dict(block=(1, 48)), dict(scales="apot"),
+                dict(bits={name: 3}, **fits), dict(bits={"q_prj": 3}, **fits), dict(target="lm_head", **fits),
+                dict(target="q_prj", **fits), dict(batches=[], **fits), dict(batches=some_ids(), damp=-1, **fits)):
+        print(refusal((SettingError, UnknownModuleError), shift_add, model, **how))
         assert all(torch.equal(t, before[k]) for k, t in bytes_of(model).items())
     with torch.no_grad(): model.get_submodule(name).weight[3, 3] = math.nan
     print(refusal(NonFiniteError, shift_add, model, None, 3, block=(1, 32)))
@@ -792,6 +982,11 @@ def test_a_model_4():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -804,6 +999,8 @@ def test_a_model_4():
         sizes = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
         return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
+
+    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
 
     def some_ids(n=3): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(n)]
 
@@ -836,6 +1033,11 @@ def test_a_model_5():
         "The output error on inputs, as a share of the outputs, both as norms."
         return (torch.linalg.norm((W - What) @ X)/torch.linalg.norm(W @ X)).item()
 
+    def packed(shape, bits=3, kind="ladder", block=(1, 128), terms=3, bias=False, seed=0):
+        "A layer of random weights."
+        codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
+        return ShiftAddLinear(codes, scales, gaussian(1, shape[0])[0] if bias else None)
+
     def refusal(error, f, *args, **kwargs):
         "The message with which `f` refuses."
         try: f(*args, **kwargs)
@@ -849,26 +1051,27 @@ def test_a_model_5():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
         return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
 
+    def bytes_of(model): return {k: t.clone() for k, t in model.state_dict().items()}
+
     def some_ids(n=3): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(n)]
 
     def logits(model):
         with torch.no_grad(): return model(some_ids()[0]).logits
 
     # %% ../nbs/41_shiftadd.ipynb #746f4b25
-    model = shift_add(tiny(), some_ids(6), 3, block=(1, 32))
-    planes, before = bytes_of(model), logits(model)
-    attach(model, LoRA(r=2, lora_alpha=4))
-    torch.testing.assert_close(logits(model), before)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
-    losses = []
-    for _ in range(20):
-        losses.append(model(some_ids()[0], labels=some_ids()[0]).loss)
-        losses[-1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[-1] < losses[0] - .1
-    after = bytes_of(model)
-    assert all(torch.equal(t, next(v for key, v in after.items() if key.endswith(k) or key.endswith(k.replace(".planes", ".base.planes"))))
-               for k, t in planes.items() if k.endswith(".planes"))
+    for config in LoRA(r=2, lora_alpha=4), VBLoRA(num_vectors=8, vector_length=16), SVFT():
+        model = shift_add(tiny(), some_ids(6), 3, block=lambda out, in_: (out//8, 8))
+        planes, before = {k: t for k, t in bytes_of(model).items() if k.endswith("planes")}, logits(model)
+        attach(model, config)
+        torch.testing.assert_close(logits(model), before, rtol=1e-2, atol=1e-2)  # VB-LoRA begins near zero, not at it
+        optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 3e-2), []
+        for _ in range(10):
+            losses.append(model(some_ids()[0], labels=some_ids()[0]).loss)
+            losses[-1].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert losses[-1] < losses[0]
+        assert all(torch.equal(t, bytes_of(model)[k.replace("planes", "base.planes")]) for k, t in planes.items())
+        assert "are not on the layer's levels" in refusal(MergeError, merge, model)
+        torch.testing.assert_close(logits(densify(copy.deepcopy(model))), logits(model), rtol=1e-3, atol=1e-3)
     print(refusal(MergeError, merge, model))
-    torch.testing.assert_close(logits(densify(copy.deepcopy(model))), logits(model), rtol=1e-4, atol=1e-4)

@@ -558,6 +558,7 @@ def test_prices():
     by_hand = 2*1.1 + .4 + 4*160 + 6*160 + (8 + 8 + 4)*12.5 + 18*.25
     print(f"{by_hand:.1f} pJ, of them {2*1.1 + .4:.1f} for arithmetic")
     assert abs(1e12*sum(joules(dense_counts(1, 2)).values()) - by_hand) < 1e-9
+    assert abs(1e12*sum(joules(Counts(shift=100, lookup=10)).values()) - (3 + 3.7)) < 1e-9
 
 
 def test_prices_2():
@@ -914,6 +915,8 @@ def test_layers_and_models_4():
     plain = linear_from(torch.ones(24, 16), torch.ones(24))
     for signs, n in (torch.ones(16), 2), (None, 0):
         assert layer_counts(RotatedLinear(plain, signs), 5) == total(layer_counts(plain, 5), turn_counts(16, 5, n))
+    two = nn.Sequential(plain, nn.ReLU(), linear_from(torch.ones(24, 16), torch.ones(24)))
+    assert energy(two, 4) == joules(times(2/4, layer_counts(plain, 4)))
     adapted = AdaptedLinear(plain)
     assert layer_counts(adapted, 5) == layer_counts(plain, 5)
     adapted.parts["a"], adapted.active = LoRAPart((24, 16), 2, 1.), ("a",)

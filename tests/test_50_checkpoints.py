@@ -236,7 +236,8 @@ def test_damage_is_found_2():
     with tempfile.TemporaryDirectory() as d:
         weights = save(model, None, d)/"pathlm.safetensors"
         tensors, name = read_tensors(weights), next(iter(forms_of(model)))
-        for key, spoilt in ("planes", lambda t: t[..., 1:]), ("numbers", lambda t: t[:, 1:]), ("size", lambda t: t*2), ("planes", None):
+        for key, spoilt in (("planes", lambda t: t[..., 1:]), ("numbers", lambda t: t[:, 1:]), ("size", lambda t: t*2),
+                            ("planes", None)):
             changed = tensors | {f"{name}.{key}": spoilt and spoilt(tensors[f"{name}.{key}"])}
             write_tensors(weights, {k: t.contiguous() for k, t in changed.items() if t is not None})
             try: load(d)

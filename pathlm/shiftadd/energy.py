@@ -342,7 +342,7 @@ def step_energy(
     weights = C*M*(N3*(dram + hop) + 2*N*r)
     outputs = N*M*(dram + np.maximum(2*(C2 - 1), 1)*buffer
                    + (np.maximum(C2*(C1 - 1), 1) + np.maximum(2*C2*C1*(C0 - 1), 1))*r)
-    fits = (M1*C1 < array) & (M0*C0 < 960*room) & (N0*(C0*C1 + M0*M1*M2) < 2**16*room)
+    fits = (M1*C1 < array) & (N0*(C0*C1 + M0*M1*M2) < 2**16*room)
     E, time = inputs + weights + outputs + N*M*C*STEP_PRICES[kind], N*M*C/(M1*C1) + 0*N0
     E, time = E[fits], time[fits]
     return float(E[((E - E.min())/E.max() + (time - time.min())/time.max()).argmin()])

@@ -6,8 +6,8 @@
 __all__ = ['FIELDS', 'KINDS', 'shift', 'rounded_shift', 'term_values', 'terms_of', 'fit_sum', 'fit_power', 'best_powers',
            'foldings', 'odd', 'fit_ladder', 'fit_float', 'scale_bits', 'true_bits', 'Scales', 'stored', 'spread',
            'decoded', 'check_kind', 'fitted', 'fit_weight', 'by_energy', 'fit_output', 'pack_planes', 'unpack_planes',
-           'ShiftAddLinear', 'shiftadd_linear_from', 'scaled', 'tables', 'looked_up', 'lookup', 'rows_of', 'by_columns',
-           'bits_of', 'full_rank', 'shift_add', 'dense_weight']
+           'ShiftAddLinear', 'shiftadd_linear_from', 'scaled', 'tables', 'looked_up', 'lookup', 'by_columns', 'bits_of',
+           'full_rank', 'shift_add', 'dense_weight']
 
 # %% ../../nbs/41_shiftadd.ipynb #88a95ca2
 import math
@@ -25,7 +25,18 @@ from ..base import CheckpointError, MergeError, SettingError, UnknownModuleError
 from ..linear import Decoded, check_finite, float_weight, near, pack_mask, select, unpack_mask
 from ..objectives import calibrate, check_damp, check_gram, compensate, inverse_root
 from ..rotation import turned
-from .bcq import assign, by_rows, check_bits, check_block, fit_codes, inside, levels, middles, tiles, untile
+from pathlm.shiftadd.bcq import (
+    assign,
+    by_rows,
+    check_bits,
+    check_block,
+    fit_codes,
+    inside,
+    levels,
+    middles,
+    tiles,
+    untile,
+)
 
 # %% ../../nbs/41_shiftadd.ipynb #9931816d
 FIELDS = {torch.float16: (torch.int16, 10, 5), torch.bfloat16: (torch.int16, 7, 8),
@@ -202,6 +213,10 @@ class Scales(NamedTuple):
         a = self.numbers.float()
         return a if len(a) == self.bits else a*2.**-torch.arange(self.bits, device=a.device)[:, None, None]
 
+    def each(self, f: Callable[[Tensor], Tensor], block: tuple[int, int] | None = None) -> "Scales":
+        "Take a part of the scales, or repeat them, along rows and columns of blocks."
+        return Scales(block or self.block, self.bits, *(None if t is None else f(t) for t in self[2:]))
+
 # %% ../../nbs/41_shiftadd.ipynb #98540074
 def stored(
     alpha: Tensor,           # (q, R, C), as a function of `KINDS` gave them
@@ -282,7 +297,8 @@ def by_energy(
 ) -> Tensor:    # (in,), the order in which columns are fixed
     "Order blocks of columns by the energy of their inputs, the greatest first, as nothing of that needs storing."
     sums = F.pad(G.diagonal(), (0, -len(G) % c)).unflatten(0, (-1, c)).sum(1)
-    order = (sums[:len(G)//c].argsort(descending=True, stable=True)[:, None]*c + torch.arange(c, device=G.device)).flatten()
+    first = sums[:len(G)//c].argsort(descending=True, stable=True)[:, None]*c
+    order = (first + torch.arange(c, device=G.device)).flatten()
     return torch.cat([order, torch.arange(len(order), len(G), device=G.device)])
 
 # %% ../../nbs/41_shiftadd.ipynb #545d9c24
@@ -314,7 +330,8 @@ def fit_output(
         alpha = fitted(tiles(own.T, (r, len(own))), bits, scales, d, terms)
         found.append(alpha)
         middle, rising = middles(alpha)
-        return partial(fix, *(t.repeat_interleave(r, 0)[:shape[0]] for t in (middle, rising, levels(alpha).gather(1, rising))))
+        by_row = (middle, rising, levels(alpha).gather(1, rising))
+        return partial(fix, *(t.repeat_interleave(r, 0)[:shape[0]] for t in by_row))
     def fix(middle, rising, level, j, w):
         rank = (w[:, None] >= middle).sum(1, keepdim=True)
         codes[j] = rising.gather(1, rank)[:, 0]
@@ -352,7 +369,8 @@ class ShiftAddLinear(nn.Module):
         super().__init__()
         (self.out_features, self.in_features), self.block, self.code_bits = codes.shape, scales.block, scales.bits
         self.register_buffer("planes", pack_planes(codes, scales.bits))
-        self.register_buffer("numbers", None if scales.numbers is None else scales.numbers.contiguous().view(torch.int16))
+        numbers = scales.numbers
+        self.register_buffer("numbers", None if numbers is None else numbers.contiguous().view(torch.int16))
         self.register_buffer("terms", scales.terms)
         self.register_buffer("size", torch.tensor([self.in_features, *scales.block], dtype=torch.int32))
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=codes.device), persistent=False)
@@ -458,26 +476,18 @@ def lookup(
     if c % 8 == 0:
         sums = looked_up(tables(x), planes)
         sums = F.pad(sums, (0, -sums.shape[-1] % (c//8))).unflatten(-1, (-1, c//8)).sum(-1)
-        rows = Scales((1, c), scales.bits, *(None if t is None else t.repeat_interleave(r, -2)[..., :out, :] for t in scales[2:]))
-        return scaled(sums, rows).sum(-1)
-    return torch.cat([by_columns(x, part, row) for part, row in zip(planes.split(r, 1), rows_of(scales), strict=True)], 1)
-
-
-def rows_of(scales: Scales) -> list[Scales]:
-    "Part the scales into those of each row of blocks."
-    R = (scales.numbers if scales.terms is None else scales.terms).shape[-2]
-    return [Scales(scales.block, scales.bits, *(None if t is None else t[..., i:i + 1, :] for t in scales[2:])) for i in range(R)]
+        return scaled(sums, scales.each(lambda t: t.repeat_interleave(r, -2)[..., :out, :], (1, c))).sum(-1)
+    def row(i, part): return by_columns(x, part, scales.each(lambda t: t[..., i:i + 1, :]))
+    return torch.cat([row(i, part) for i, part in enumerate(planes.split(r, 1))], 1)
 
 
 def by_columns(x: Tensor, planes: Tensor, scales: Scales) -> Tensor:
     "Multiply where the scales change inside a byte: every plane has inputs of its own, shifted."
-    wide = Scales((1, 1), 1, *(None if t is None else t.repeat_interleave(scales.block[1], -1)[..., :x.shape[1]] for t in scales[2:]))
-    y = 0
+    wide = scales.each(lambda t: t.repeat_interleave(scales.block[1], -1)[..., :x.shape[1]], (1, 1))._replace(bits=1)
+    ladder, y = scales.kind == "ladder", 0
     for i, plane in enumerate(planes):
-        if wide.terms is not None: own = scaled(x[:, None, None], wide._replace(terms=wide.terms[:, i:i + 1]))
-        elif scales.kind == "float": own = scaled(x[:, None, None], wide._replace(numbers=wide.numbers[i:i + 1]))
-        else: own = shift(scaled(x[:, None, None], wide), -i)
-        y = y + looked_up(tables(own[:, 0]), plane).sum(-1)
+        own = scaled(x[:, None, None], wide if ladder else wide.each(lambda t: t[..., i:i + 1, :, :]))  # noqa: B023
+        y = y + looked_up(tables((shift(own, -i) if ladder else own)[:, 0]), plane).sum(-1)
     return y
 
 # %% ../../nbs/41_shiftadd.ipynb #360ffed4
@@ -511,7 +521,8 @@ def shift_add(
     batches: Iterable[Tensor | dict] | None = None,  # Calibration text as `gram` takes it; None: the weight objective
     bits: int | dict[str, int] = 3,                  # Planes, from 1 to 4, for all layers or by name
     scales: str = "ladder",                          # "ladder", "power", "sum" or "float"
-    block: tuple[int | None, int | None] = (1, 128), # Rows and columns that share scales; None is the whole side
+    block: tuple[int | None, int | None] | Callable = (1, 128), # Rows and columns that share scales; None is the whole
+                                                     # side; or a function of (out, in) that gives them
     pad: bool = False,                               # Whether blocks may reach beyond the weight
     terms: int = 3,                                  # $K$, of sums
     damp: float = .01,                               # $\rho$ of (4), as a share of the mean of $G$'s diagonal
@@ -527,9 +538,11 @@ def shift_add(
     check_damp(damp)
     chosen, thin = select(model, target, layers), []
     bits = bits_of(chosen, bits)
-    for name, layer in chosen.items(): check_block(dense_weight(name, layer), block, pad, name)
+    def block_of(W): return block(*W.shape) if callable(block) else block
+    blocks = {n: check_block(W := dense_weight(n, layer), block_of(W), pad, n) for n, layer in chosen.items()}
     def make(name, layer, G):
-        W, how = float_weight(name, layer), dict(bits=bits[name], scales=scales, block=block, pad=pad, terms=terms, name=name)
+        W, how = float_weight(name, layer), dict(scales=scales, pad=pad, terms=terms, name=name)
+        how |= {"bits": bits[name], "block": blocks[name]}
         if G is not None and not full_rank(G): thin.append(name)
         codes, found = fit_weight(W, **how) if G is None else fit_output(W, G, damp=damp, **how)
         return ShiftAddLinear(codes, found).state_dict()
@@ -538,10 +551,12 @@ def shift_add(
         new.bias = layer.bias
         return new.requires_grad_(any(p.requires_grad for p in layer.parameters()))
     if rotate is not None: make, place = turned(make, place, rotate)
-    about = {"bits": bits, "scales": scales, "block": block, "pad": pad, "terms": terms, "damp": damp, "rotate": rotate}
+    about = {"bits": bits, "scales": scales, "blocks": blocks, "pad": pad, "terms": terms, "damp": damp}
+    about["rotate"] = rotate
     calibrate(model, batches, make, place, target, layers, folder=folder, settings=about, desc=desc)
-    if thin: warnings.warn(f"the inputs of {len(thin)} of {len(chosen)} layers, such as {thin[0]!r}, do not fill their space "
-                           f"(more calibration text may); the weight objective, damp={damp}, made up for it", stacklevel=2)
+    if thin: warnings.warn(
+        f"the inputs of {len(thin)} of {len(chosen)} layers, such as {thin[0]!r}, do not fill their space (more "
+        f"calibration text may); the weight objective, damp={damp}, made up for it", stacklevel=2)
     return model
 
 

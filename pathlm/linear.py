@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
            'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'dense_of',
-           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'Decoded',
-           'pack_mask', 'unpack_mask']
+           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'dense_weight',
+           'Decoded', 'pack_mask', 'unpack_mask']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
@@ -304,6 +304,16 @@ def float_weight(
     if hasattr(layer, "effective_weight") and not getattr(layer, "stores_float", False): raise SettingError(
         f"{name!r} is a {type(layer).__name__}, expected a layer that stores its weight in floating point")
     return check_finite(f"the weight of {name!r}", effective_weight(layer).detach())
+
+# %% ../nbs/00_linear.ipynb #5dc356cf
+def dense_weight(
+    name: str,         # The layer's name, for the message
+    layer: nn.Module,  # A linear layer
+) -> Tensor:           # (out, in)
+    "Return a dense layer's weight; raise `SettingError` for a sparse one, or one in another form."
+    if getattr(layer, "mask", None) is not None: raise SettingError(
+        f"{name!r} is sparse, and its zeros would not stay; densify(model) forgets that it is sparse")
+    return float_weight(name, layer)
 
 # %% ../nbs/00_linear.ipynb #9b682d26
 class Decoded(torch.autograd.Function):

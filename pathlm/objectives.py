@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
            'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run',
-           'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge',
-           'check_damp', 'inverse_root', 'compensate']
+           'differing', 'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output',
+           'ridge', 'check_damp', 'inverse_root', 'compensate']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
@@ -268,11 +268,23 @@ def settled_run(
     "Open the folder of a run that can be resumed; raise `SettingError` if it keeps another one."
     folder, about = output_folder(folder), json.loads(json.dumps(about))
     if (path := folder/"settings.json").is_file() and (there := read_json(path)) != about:
-        key = next(k for k in {**about, **there} if about.get(k) != there.get(k))
-        raise SettingError(f"{folder} keeps a run with {key}={there.get(key)!r}, not {about.get(key)!r}; "
+        key, old, new = differing(there, about)
+        raise SettingError(f"{folder} keeps a run with {key}={old!r}, not {new!r}; "
                            "choose another folder")
     write_json(path, about)
     return folder
+
+# %% ../nbs/01_objectives.ipynb #2f98aef8
+def differing(
+    there: dict,   # Some settings
+    about: dict,   # Others
+) -> tuple:        # What differs first, such as "bits['lm_head']", in both
+    "Find a difference between settings, inside tables too."
+    key = next(k for k in {**about, **there} if about.get(k) != there.get(k))
+    old, new = there.get(key), about.get(key)
+    if not isinstance(old, dict) or not isinstance(new, dict): return key, old, new
+    inner, old, new = differing(old, new)
+    return f"{key}[{inner!r}]", old, new
 
 # %% ../nbs/01_objectives.ipynb #509bdc82
 def made(

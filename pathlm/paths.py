@@ -46,7 +46,7 @@ from pathlm.evaluate import (
 from .linear import blocks, effective_weight, linears, replace, select
 from .models import corpus, fingerprint
 from .objectives import gram
-from .shiftadd.allocation import mixed_widths
+from .shiftadd.allocation import average_bits, layer_sizes, mixed_widths, true_widths
 from .shiftadd.energy import energy
 from .shiftadd.layer import ShiftAddLinear, shift_add
 from .sparsity import sparsity_report
@@ -200,10 +200,12 @@ def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
 PATHS |= {f"{name}, 50 % zeros": partial(pipeline, name=name) for name in PIPELINES}
 
 # %% ../nbs/51_paths.ipynb #c9878eed
-def shift_adds(ground: Ground, model, tokenizer, planes: int | None = None, budget: float = 2.2) -> dict:
-    "Shift-add every matrix, with as many planes each, or as many on average as `budget` says."
+def shift_adds(ground: Ground, model, tokenizer, planes: int | None = None, average: float = 2.2) -> dict:
+    "Shift-add every matrix, with as many planes each, or `average` planes where they are spent best."
     todo = [b.inputs for b in ground.batches(tokenizer, model, 4 if ground.quick else None)]
-    widths = planes or mixed_widths(model, todo, budget + 1/8, pad=True, desc="allocate")
+    sizes, true = layer_sizes(model), true_widths(model, (2,), pad=True)
+    budget = average + average_bits(dict.fromkeys(sizes, 2), sizes, true) - 2
+    widths = planes or mixed_widths(model, todo, budget, pad=True, desc="allocate")
     shift_add(model, todo, widths, pad=True, desc="shift-add")
     coded = [layer for layer in linears(model).values() if isinstance(layer, ShiftAddLinear)]
     counts = Counter(layer.code_bits for layer in coded)
@@ -252,7 +254,7 @@ def measure(
     nll, tokens = document_nll(model, todo, desc="measure")
     row = summarize(nll, tokens, sum(map(len, ground.test)))
     return {"path": path, "stored_bytes": size, "bits_per_weight": bits_per_weight(size, weights), **row,
-            "joules": sum(energy(model).values()),
+            "joules": sum(energy(model.to(stored_dtype(ground.model))).values()),
             "perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
             "seconds": took, "seconds_all": time.perf_counter() - start, "notes": notes, "nll": nll.tolist(),
             "scored": tokens.tolist()}

@@ -912,6 +912,66 @@ def test_merging_6():
             if lost: raise MergeError(f"{lost} weights below the diagonal are no longer 0", lost)
             return self if self.update is None else Upper(self.effective_weight())
 
+    # %% ../nbs/00_linear.ipynb #507d1fe3
+    layer = nn.Linear(3, 2)
+    assert torch.equal(dense_weight("a", layer), layer.weight)
+    layer.mask = torch.ones(2, 3, dtype=torch.bool)
+    print(refusal(SettingError, dense_weight, "model.layers.0.up_proj", layer))
+
+
+def test_merging_7():
+    # %% ../nbs/00_linear.ipynb #73731b39
+    def tiny(name):
+        "A random model of three blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=3, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "GPT-NeoX": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common)),
+            "Phi-3": lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**common, num_key_value_heads=2)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+        }[name]().eval()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+
+    # %% ../nbs/00_linear.ipynb #ad0a6265
+    class LowRank(nn.Module):
+        def __init__(self, layer, r):
+            super().__init__()
+            U, S, Vh = torch.linalg.svd(effective_weight(layer).detach(), full_matrices=False)
+            self.A, self.B, self.bias = nn.Parameter(U[:, :r] * S[:r]), nn.Parameter(Vh[:r]), layer.bias
+
+        def effective_weight(self): return self.A @ self.B
+
+        def forward(self, x): return F.linear(F.linear(x, self.B), self.A, self.bias)
+
+    def logits(model):
+        with torch.no_grad(): return model(torch.arange(24).view(2, 12)).logits
+
+    # %% ../nbs/00_linear.ipynb #68ba3763
+    class Upper(nn.Module):
+        def __init__(self, W, update=None):
+            super().__init__()
+            self.weight, self.update, self.bias = nn.Parameter(W.triu()), update, None
+
+        def effective_weight(self): return self.weight if self.update is None else self.weight + self.update
+
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
+        def merged(self):
+            lost = int(self.effective_weight().tril(-1).count_nonzero())
+            if lost: raise MergeError(f"{lost} weights below the diagonal are no longer 0", lost)
+            return self if self.update is None else Upper(self.effective_weight())
+
     # %% ../nbs/00_linear.ipynb #b3226094
     W = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     x, bias = torch.ones(2, 5, 4, requires_grad=True), torch.zeros(3, requires_grad=True)
@@ -920,7 +980,7 @@ def test_merging_6():
     for a, b in zip(ours, dense, strict=True): torch.testing.assert_close(a, b)
 
 
-def test_merging_7():
+def test_merging_8():
     # %% ../nbs/00_linear.ipynb #73731b39
     def tiny(name):
         "A random model of three blocks, a few thousand weights, with the layers of its family."

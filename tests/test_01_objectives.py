@@ -526,6 +526,51 @@ def test_block_after_block_2():
         same = [n.rpartition(".")[2] for n in G if G[n] is G[name]]
         print(f"{name:32} {tuple(G[name].shape)}  one tensor for {', '.join(same)}")
 
+    # %% ../nbs/01_objectives.ipynb #d0cea03c
+    assert differing({"bits": {"a": 1, "b": 2}}, {"bits": {"a": 1, "b": 3}}) == ("bits['b']", 2, 3)
+    assert differing({"a": 1}, {"a": 1, "b": {}}) == ("b", None, {})
+
+
+def test_block_after_block_3():
+    # %% ../nbs/01_objectives.ipynb #6d48cb4b
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def problem(out, in_, tokens, seed=0, decades=1):
+        "A random weight, and inputs whose standard deviations fall from 1 by some powers of ten."
+        torch.manual_seed(seed)
+        scale = torch.logspace(0, -decades, in_).double()
+        return torch.randn(out, in_).double(), scale[:, None] * torch.randn(in_, tokens).double()
+
+    def nearest(W, r): return torch.mm(*truncate(W, r))
+    def whitened(W, G, r): return torch.mm(*truncate_output(W, G, r))
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+    size, seed = st.integers(1, 9), st.integers(0, 999)
+    dtypes = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+
+    # %% ../nbs/01_objectives.ipynb #446278de
+    def tiny(kind="Llama"):
+        torch.manual_seed(0)
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
+        if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
+
+    batches = [torch.randint(1, 96, (2, 8), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+    # %% ../nbs/01_objectives.ipynb #9c22fb0c
+    G = gram(tiny(), batches)
+    for name in (n for n in G if ".0." in n):
+        same = [n.rpartition(".")[2] for n in G if G[n] is G[name]]
+        print(f"{name:32} {tuple(G[name].shape)}  one tensor for {', '.join(same)}")
+
     # %% ../nbs/01_objectives.ipynb #cf4442f6
     def halve(name, layer, S): return {"W": effective_weight(layer)/2, "S": S}
 
@@ -545,7 +590,7 @@ def test_block_after_block_2():
         for n in (n for n in seen if ".1." in n): torch.testing.assert_close(seen[n]["S"], G[n], rtol=1e-5, atol=1e-5)
 
 
-def test_block_after_block_3():
+def test_block_after_block_4():
     # %% ../nbs/01_objectives.ipynb #6d48cb4b
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."
@@ -620,7 +665,7 @@ def test_block_after_block_3():
     print(refusal(SettingError, calibrate, tiny(), {"input_ids": batches[0]}, halve, halved))
 
 
-def test_block_after_block_4():
+def test_block_after_block_5():
     # %% ../nbs/01_objectives.ipynb #6d48cb4b
     def refusal(error, f, *args, **kwargs):
         "The message of the error that a call must raise."

@@ -7,7 +7,7 @@ __all__ = ['FIELDS', 'KINDS', 'shift', 'rounded_shift', 'term_values', 'terms_of
            'foldings', 'odd', 'fit_ladder', 'fit_float', 'scale_bits', 'true_bits', 'Scales', 'stored', 'spread',
            'decoded', 'check_kind', 'fitted', 'fit_weight', 'by_energy', 'fit_output', 'pack_planes', 'unpack_planes',
            'ShiftAddLinear', 'shiftadd_linear_from', 'scaled', 'tables', 'looked_up', 'lookup', 'by_columns', 'bits_of',
-           'full_rank', 'shift_add', 'dense_weight']
+           'full_rank', 'shift_add']
 
 # %% ../../nbs/41_shiftadd.ipynb #88a95ca2
 import math
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base import CheckpointError, MergeError, SettingError, UnknownModuleError
-from ..linear import Decoded, check_finite, float_weight, near, pack_mask, select, unpack_mask
+from ..linear import Decoded, check_finite, dense_weight, linears, near, pack_mask, select, unpack_mask
 from ..objectives import calibrate, check_damp, check_gram, compensate, inverse_root
 from ..rotation import turned
 from pathlm.shiftadd.bcq import (
@@ -49,6 +49,9 @@ def shift(
 ) -> Tensor:          # $2^p x$ as IEEE 754 rounds it; zeros keep their sign, Inf and NaN stay
     "Multiply by powers of two by adding to exponents, (2)."
     if x.dtype not in FIELDS: raise SettingError(f"x is {x.dtype}, expected one of {', '.join(map(str, FIELDS))}")
+    if isinstance(p, float) or isinstance(p, Tensor) and p.is_floating_point():
+        raise SettingError(f"p is {p if isinstance(p, float) else p.dtype}, expected whole numbers")
+    p = p.clamp(-1000, 1000).int() if isinstance(p, Tensor) else max(-1000, min(p, 1000))
     integer, m, e = FIELDS[x.dtype]
     bits, top, one = x.contiguous().view(integer).int(), 2**e - 1, 1 << m
     E, f = bits >> m & top, bits & one - 1
@@ -81,12 +84,12 @@ def terms_of(
     alpha: Tensor,   # float32, any shape
     terms: int = 3,  # $K$
 ) -> Tensor:         # (K, …), uint8
-    r"Round numbers to $K$ signed powers of two, the largest first; exponents stay within -63 and 63."
+    r"Round numbers to $K$ signed powers of two, the largest first; less than $2^{-63}$ is no term."
     found, left = [], alpha
     for _ in range(terms):
         m, p = torch.frexp(left.abs())
-        p = torch.where(m < .75, p - 1, p).clamp(-63, 63)
-        found.append(torch.where(left == 0, 0, (p + 64) | (left < 0).int() << 7).to(torch.uint8))
+        p = torch.where(m < .75, p - 1, p).clamp(max=63)
+        found.append(torch.where((left == 0) | (p < -63), 0, (p + 64) | (left < 0).int() << 7).to(torch.uint8))
         left = left - term_values(found[-1])
     return torch.stack(found)
 
@@ -105,21 +108,24 @@ def fit_power(
     w: Tensor,                # (n, g)
     bits: int,                # $q$
     d: Tensor | None = None,  # (n or 1, g), what an error in each entry costs; None is 1
-    reach: int = 8,           # How many powers below the largest entry's are tried
-) -> Tensor:                  # $\alpha$ (n, q), powers of two, the largest first
-    "Find the powers of two with the least weight error among all."
+    reach: int = 8,           # How many powers below that of the entry that weighs most are tried
+) -> Tensor:                  # $\alpha$ (n, q), powers of two, the largest first; 0 below $2^{-63}$
+    "Find the powers of two with the least weight error, by trying all within reach."
     return by_rows(lambda w, d: (best_powers(w, bits, d, reach),), w, d)[0]
 
 
 def best_powers(w: Tensor, bits: int, d: Tensor | None, reach: int) -> Tensor:
     "Try all descending exponents on some of the rows."
+    heaviest = w.gather(1, (w.abs() if d is None else w.abs()*d.sqrt()).argmax(1, keepdim=True))
     scale = torch.frexp(w.abs().amax(1, keepdim=True))[1]
+    reach += min(4, int((scale - torch.frexp(heaviest)[1]).max()))
     least, best = w.new_full((len(w),), math.inf), torch.zeros(len(w), bits, dtype=torch.int32, device=w.device)
     for chosen, left in foldings(torch.ldexp(w, -scale).abs(), bits, 0, -reach):
         error = (left.square() if d is None else left.square()*d).sum(1)
         best[error < least] = torch.tensor(chosen, dtype=torch.int32, device=w.device)
         least = torch.minimum(least, error)
-    return torch.ldexp(torch.ones_like(best, dtype=w.dtype), (best + scale).clamp(-63, 63))
+    alpha = torch.ldexp(torch.ones_like(best, dtype=w.dtype), best + scale)
+    return torch.where((best + scale < -63) | (heaviest == 0), 0, alpha)
 
 
 def foldings(left: Tensor, planes: int, first: int, last: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
@@ -213,6 +219,12 @@ class Scales(NamedTuple):
         a = self.numbers.float()
         return a if len(a) == self.bits else a*2.**-torch.arange(self.bits, device=a.device)[:, None, None]
 
+    def plane(self, i: int) -> "Scales":
+        "The scales of one plane."
+        if self.terms is not None: return Scales(self.block, 1, None, self.terms[:, i:i + 1])
+        numbers = self.numbers[i:i + 1] if self.kind == "float" else shift(self.numbers, -i)
+        return Scales(self.block, 1, numbers, None)
+
     def each(self, f: Callable[[Tensor], Tensor], block: tuple[int, int] | None = None) -> "Scales":
         "Take a part of the scales, or repeat them, along rows and columns of blocks."
         return Scales(block or self.block, self.bits, *(None if t is None else f(t) for t in self[2:]))
@@ -256,7 +268,8 @@ def check_kind(
     terms: int = 3,  # $K$
 ) -> None:
     "Raise `SettingError` unless there are such scales."
-    if kind not in KINDS: raise SettingError(f"scales={kind!r}, expected one of {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SettingError(f"scales={kind!r}, expected one of {', '.join(KINDS)}")
     if type(terms) is not int or not 1 <= terms <= 4: raise SettingError(f"terms={terms}, expected 1 to 4")
 
 
@@ -267,7 +280,9 @@ def fitted(
     d: Tensor | None,  # (n or 1, g), what an error in each entry costs
     terms: int,        # $K$
 ) -> Tensor:           # $\alpha$ (n, q)
-    "Fit scales of a kind."
+    "Fit scales of a kind; raise `SettingError` for weights that are too large for powers of two in a byte."
+    if kind in ("power", "sum") and (top := w.abs().max()) >= 2.**63:
+        raise SettingError(f"a weight of {top:.3g} is too large for powers of two, expected less than 2^63")
     return KINDS[kind](w, bits, d, **({"terms": terms} if kind == "sum" else {}))
 
 
@@ -285,9 +300,9 @@ def fit_weight(
     check_bits(bits)
     check_kind(scales, terms)
     r, c = check_block(W, block, pad, name)
-    w, d = tiles(check_finite(name, W).float(), (r, c)), inside(W.shape, (r, c))
+    w, d = tiles(check_finite(name, W.float()), (r, c)), inside(W.shape, (r, c))
     alpha = fitted(w, bits, scales, d if d is None else d.to(w), terms)
-    codes = untile(assign(w, alpha), W.shape, (r, c)).contiguous()
+    codes = untile(assign(w, alpha), W.shape, (r, c))
     return codes, stored(alpha.T.unflatten(1, (-1, -(-W.shape[1]//c))).contiguous(), scales, (r, c), terms)
 
 # %% ../../nbs/41_shiftadd.ipynb #51f37821
@@ -295,13 +310,13 @@ def by_energy(
     G: Tensor,  # (in, in)
     c: int,     # Columns of a block
 ) -> Tensor:    # (in,), the order in which columns are fixed
-    "Order blocks of columns by the energy of their inputs, the greatest first, as nothing of that needs storing."
+    "Order blocks of columns by their inputs' energy, the greatest first; undone afterwards, so nothing is stored."
     sums = F.pad(G.diagonal(), (0, -len(G) % c)).unflatten(0, (-1, c)).sum(1)
     first = sums[:len(G)//c].argsort(descending=True, stable=True)[:, None]*c
     order = (first + torch.arange(c, device=G.device)).flatten()
     return torch.cat([order, torch.arange(len(order), len(G), device=G.device)])
 
-# %% ../../nbs/41_shiftadd.ipynb #545d9c24
+# %% ../../nbs/41_shiftadd.ipynb #2ac9a66b
 @torch.no_grad()
 def fit_output(
     W: Tensor,                                       # (out, in), any floating dtype
@@ -321,11 +336,13 @@ def fit_output(
     check_gram(G, W)
     order, found, shape = by_energy(G, c), [], W.shape
     U = inverse_root(G, damp, name, torch.float32, order)
-    T, price = check_finite(name, W).T[order].float(), U.diagonal()**-2
+    T, price = check_finite(name, W.float()).T[order], U.diagonal().double()**-2
+    price[(G.diagonal()[order] == 0) & (damp == 0)] = 0
+    price = (price/price.mean()).float() if price.any() else torch.ones_like(T[:, 0])
     codes = torch.empty_like(T, dtype=torch.uint8)
     def fit(j, own):
         here = (shape[0], len(own))
-        d = tiles((price[j:j + len(own)]/price[j:j + len(own)].mean()).expand(here), (r, len(own)))
+        d = tiles(price[j:j + len(own)].clamp(min=1e-20).expand(here), (r, len(own)))
         if not shape[0] % r: d = d[:1]
         alpha = fitted(tiles(own.T, (r, len(own))), bits, scales, d, terms)
         found.append(alpha)
@@ -398,10 +415,19 @@ class ShiftAddLinear(nn.Module):
 
     def lookup(self, x: Tensor) -> Tensor:
         "Compute what `forward` computes from look-ups, shifts and additions, (6)."
-        y = lookup(x.flatten(0, -2).float(), self.planes, self.scales).unflatten(0, x.shape[:-1]).to(x.dtype)
+        if x.shape[-1] != self.in_features:
+            raise SettingError(f"x has shape {tuple(x.shape)}, expected (…, {self.in_features})")
+        y = lookup(x.reshape(-1, self.in_features).float(), self.planes, self.scales)
+        y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
     def merged(self) -> "ShiftAddLinear": return self
+
+    def _load_from_state_dict(self, state, prefix, *args, **kwargs):
+        size = state.get(f"{prefix}size", self.size)
+        if size.tolist() != self.size.tolist():
+            raise CheckpointError(f"{prefix}size is {size.tolist()}, expected {self.size.tolist()}")
+        super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
     def rebuilt(self, W: Tensor) -> "ShiftAddLinear":
         "Make a layer with the same scales and the effective weight `W`, or raise `MergeError`."
@@ -421,16 +447,20 @@ def shiftadd_linear_from(
     tensors: dict[str, Tensor],  # The state of a `ShiftAddLinear`
 ) -> ShiftAddLinear:
     "Build a layer from its state; raise `CheckpointError` if its parts are of different shapes."
-    in_, r, c = tensors["size"].tolist()
-    planes, numbers, terms = tensors["planes"], tensors.get("numbers"), tensors.get("terms")
-    (bits, out, bytes_), R, C = planes.shape, -(-planes.shape[1]//r), -(-in_//c)
-    found = tuple((terms if numbers is None else numbers).shape[-3:])
-    wanted = {(bits, R, C), (1, R, C)} if terms is None else {(bits, R, C)}
-    if bytes_ != -(-in_//8) or found not in wanted: raise CheckpointError(
-        f"planes {tuple(planes.shape)} and scales {found} do not fit together: {out} rows, {in_} columns in blocks of "
-        f"{r} x {c} need planes {(bits, out, -(-in_//8))} and scales {(bits, R, C)}")
-    scales = Scales((r, c), bits, None if numbers is None else numbers.view(torch.bfloat16), terms)
-    return ShiftAddLinear(unpack_planes(planes, in_), scales, tensors.get("bias"))
+    (in_, r, c), planes, bias = tensors["size"].tolist(), tensors["planes"], tensors.get("bias")
+    kept = {k: t for k in ("numbers", "terms") if (t := tensors.get(k)) is not None}
+    bits, out, bytes_ = planes.shape if planes.ndim == 3 else (0, 0, 0)
+    blocks = (-(-out//max(r, 1)), -(-in_//max(c, 1)))
+    wanted = {"numbers": [(bits, *blocks), (1, *blocks)], "terms": [(bits, *blocks)]}
+    good = 1 <= bits <= 4 and min(in_, r, c) > 0 and bytes_ == -(-in_//8) and len(kept) == 1 and all(
+        tuple(t.shape[-3:]) in wanted[k] and t.dtype == {"numbers": torch.int16, "terms": torch.uint8}[k]
+        for k, t in kept.items()) and (bias is None or bias.shape == (out,))
+    found = ", ".join(f"{k} {t.dtype} {tuple(t.shape)}" for k, t in kept.items()) or "no scales"
+    if not good: raise CheckpointError(
+        f"planes {tuple(planes.shape)}, {found} and size {[in_, r, c]} do not fit together: expected planes (bits, "
+        f"out, {-(-in_//8)}) and one of numbers and terms, (…, bits, {blocks[0]}, {blocks[1]})")
+    numbers = kept["numbers"].view(torch.bfloat16) if "numbers" in kept else None
+    return ShiftAddLinear(unpack_planes(planes, in_), Scales((r, c), bits, numbers, kept.get("terms")), bias)
 
 # %% ../../nbs/41_shiftadd.ipynb #e5298a76
 def scaled(
@@ -482,26 +512,25 @@ def lookup(
 
 
 def by_columns(x: Tensor, planes: Tensor, scales: Scales) -> Tensor:
-    "Multiply where the scales change inside a byte: every plane has inputs of its own, shifted."
-    wide = scales.each(lambda t: t.repeat_interleave(scales.block[1], -1)[..., :x.shape[1]], (1, 1))._replace(bits=1)
-    ladder, y = scales.kind == "ladder", 0
-    for i, plane in enumerate(planes):
-        own = scaled(x[:, None, None], wide if ladder else wide.each(lambda t: t[..., i:i + 1, :, :]))  # noqa: B023
-        y = y + looked_up(tables((shift(own, -i) if ladder else own)[:, 0]), plane).sum(-1)
-    return y
+    "Multiply where blocks are not whole bytes wide: every plane has inputs of its own, scaled before the look-up."
+    wide = scales.each(lambda t: t.repeat_interleave(scales.block[1], -1)[..., :x.shape[1]], (1, 1))
+    own = [scaled(x[:, None, None], wide.plane(i))[:, 0] for i in range(scales.bits)]
+    return sum(looked_up(tables(x), plane).sum(-1) for x, plane in zip(own, planes, strict=True))
 
 # %% ../../nbs/41_shiftadd.ipynb #360ffed4
 def bits_of(
+    model: nn.Module,              # A model
     chosen: dict[str, nn.Module],  # Name to layer
     bits: int | dict[str, int],    # One for all, or one for each name
 ) -> dict[str, int]:               # By name
-    "Settle how many planes each layer gets."
+    "Settle how many planes each layer gets; what is said of layers that are not chosen does not count."
     if isinstance(bits, dict):
-        if unknown := sorted(bits.keys() - chosen.keys()): raise UnknownModuleError(
-            f"bits names {unknown[0]!r}, which is none of the {len(chosen)} layers; near: {near(unknown[0], chosen)}")
+        every = linears(model).keys() | chosen.keys()
+        if unknown := sorted(bits.keys() - every): raise UnknownModuleError(
+            f"bits names {unknown[0]!r}, which is none of the {len(every)} layers; near: {near(unknown[0], every)}")
         if missing := sorted(chosen.keys() - bits.keys()): raise SettingError(
             f"bits leaves out {missing[0]!r} and {len(missing) - 1} more of the {len(chosen)} layers")
-    found = bits if isinstance(bits, dict) else dict.fromkeys(chosen, bits)
+    found = {n: bits[n] for n in chosen} if isinstance(bits, dict) else dict.fromkeys(chosen, bits)
     for b in found.values(): check_bits(b)
     return found
 
@@ -537,11 +566,11 @@ def shift_add(
     check_kind(scales, terms)
     check_damp(damp)
     chosen, thin = select(model, target, layers), []
-    bits = bits_of(chosen, bits)
-    def block_of(W): return block(*W.shape) if callable(block) else block
-    blocks = {n: check_block(W := dense_weight(n, layer), block_of(W), pad, n) for n, layer in chosen.items()}
+    bits = bits_of(model, chosen, bits)
+    weights = {n: dense_weight(n, layer) for n, layer in chosen.items()}
+    blocks = {n: check_block(W, block(*W.shape) if callable(block) else block, pad, n) for n, W in weights.items()}
     def make(name, layer, G):
-        W, how = float_weight(name, layer), dict(scales=scales, pad=pad, terms=terms, name=name)
+        W, how = dense_weight(name, layer), dict(scales=scales, pad=pad, terms=terms, name=name)
         how |= {"bits": bits[name], "block": blocks[name]}
         if G is not None and not full_rank(G): thin.append(name)
         codes, found = fit_weight(W, **how) if G is None else fit_output(W, G, damp=damp, **how)
@@ -551,20 +580,12 @@ def shift_add(
         new.bias = layer.bias
         return new.requires_grad_(any(p.requires_grad for p in layer.parameters()))
     if rotate is not None: make, place = turned(make, place, rotate)
-    about = {"bits": bits, "scales": scales, "blocks": blocks, "pad": pad, "terms": terms, "damp": damp}
-    about["rotate"] = rotate
+    about = {"bits": bits, "scales": scales, "blocks": blocks, "damp": damp, "rotate": rotate}
+    if scales == "sum": about["terms"] = terms
     calibrate(model, batches, make, place, target, layers, folder=folder, settings=about, desc=desc)
     if thin: warnings.warn(
-        f"the inputs of {len(thin)} of {len(chosen)} layers, such as {thin[0]!r}, do not fill their space (more "
-        f"calibration text may); the weight objective, damp={damp}, made up for it", stacklevel=2)
+        f"the inputs of {len(thin)} of {len(chosen)} layers, such as {thin[0]!r}, do not fill their space; the weight "
+        f"objective, damp={damp}, made up for it (more calibration text or a larger damp may help)", stacklevel=2)
     return model
 
 
-def dense_weight(
-    name: str,         # The layer's name, for the message
-    layer: nn.Module,  # A linear layer
-) -> Tensor:           # (out, in)
-    "Return a dense layer's weight; raise `SettingError` for a sparse one, whose zeros no sum of signs keeps."
-    if getattr(layer, "mask", None) is not None: raise SettingError(
-        f"{name!r} is sparse, and sums of signs and scales are not zero; densify(model) forgets the mask")
-    return float_weight(name, layer)

@@ -8,7 +8,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-from pathlm.base import NonFiniteError
 
 
 def test_codes_and_levels():
@@ -460,18 +459,18 @@ def test_in_turns_2():
         for rounds in 0, 1, 2, 5, 200:
             alpha, codes = alternate(w, bits, rounds, d)
             now = error(w, alpha, codes, d)
-            assert (now <= last*(1 + 1e-6) + 1e-6*slack).all() and (alpha.diff(dim=1) <= 0).all() and (alpha >= 0).all()
+            assert (now <= last*(1 + 1e-6) + 1e-6*slack).all()
             last = now
-        assert alpha.dtype == w.dtype and codes.dtype == torch.uint8 and codes.max() < 2**bits
+        assert alpha.dtype == w.dtype and codes.dtype == torch.uint8
         assert (now <= error(w, least_squares(w, codes, bits, d), codes, d) + slack).all()
-        assert torch.equal(codes, assign(w, alpha))
         near = dict(rtol=1e-4, atol=slack.sum().item())
         filled, cost = F.pad(w, (0, 3)), F.pad(torch.ones_like(w) if d is None else d, (0, 3))
         torch.testing.assert_close(error(filled, *alternate(filled, bits, 200, cost), cost), now, **near)
         one = None if d is None else d[:1]
         torch.testing.assert_close(error(w[:1], *alternate(w[:1], bits, 200, one), one), now[:1], **near)
-        again = alternate(4*w, bits, 200, d)
-        assert torch.equal(again[0], 4*alpha) and torch.equal(again[1], codes)
+        for c in 4., 2.**90, 2.**-90:
+            again = alternate(c*w, bits, 200, d)
+            assert torch.equal(again[0], c*alpha) and torch.equal(again[1], codes)
 
     laws()
 
@@ -590,6 +589,15 @@ def test_where_it_comes_to_rest_2():
         print(f"{bits} bits: from greedy {one:.3f}, from a grid {two:.3f}, the better in each row {better:.3f}")
         assert (error(w, *ways[2]) <= torch.minimum(error(w, *ways[0]), error(w, *ways[1]))*(1 + 1e-5)).all()
         assert better < one*{2: 1, 3: .99, 4: .95}[bits]
+        for c in 2.**90, 2.**-90:
+            again = fit_codes(c*w[:64], bits)
+            assert torch.equal(again[0], c*ways[2][0][:64]) and torch.equal(again[1], ways[2][1][:64])
+    assert 1.65 < greedy(w, 4)[0].sum(1).mean() < 1.75
+    if torch.cuda.is_available():
+        for bits in 1, 2, 3, 4:
+            (alpha, codes), there = fit_codes(w, bits), fit_codes(w.cuda(), bits)
+            assert (there[1].cpu() != codes).float().mean() < 1e-3
+            torch.testing.assert_close(error(w, *(t.cpu() for t in there)), error(w, alpha, codes), rtol=1e-3, atol=0)
 
 
 def test_beside_the_best_quantizer():
@@ -684,6 +692,7 @@ def test_beside_the_best_quantizer_2():
               [round(a, 2) for a in alpha[0].tolist()])
         assert planes < grid*1.00001 and planes > lloyd[bits]*.999 and (bits > 2 or planes < lloyd[bits]*1.001)
         assert bits < 3 or 1.01 < planes/lloyd[bits] < 1.05
+        assert bits < 4 or 2.65 < alpha.sum() < 2.75
 
 
 def test_what_a_power_of_two_costs():
@@ -916,31 +925,37 @@ def test_blocks_of_a_matrix_2():
         raise RuntimeError(f"{f.__name__} went through")
 
     # %% ../nbs/40_bcq.ipynb #f43162d6
+    def coded_blocks(W, bits, block, pad=False):
+        "Codes (out, in) and scales (q, R, C) of a weight."
+        block = check_block(W, block, pad)
+        alpha, codes = fit_codes(tiles(W, block), bits, d=inside(W.shape, block))
+        return untile(codes, W.shape, block), alpha.T.reshape(bits, -(-W.shape[0]//block[0]), -1)
+
+    # %% ../nbs/40_bcq.ipynb #ddb880e3
     @given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 8), st.integers(1, 10), st.integers(1, 4),
-           st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]), st.integers(0, 99))
+           st.sampled_from([torch.float32, torch.float16, torch.bfloat16]), st.integers(0, 99))
     @settings(deadline=None, max_examples=25, derandomize=True)
     def blocks(out, in_, r, c, bits, dtype, seed):
         W = gaussian(out, in_, seed).to(dtype)
         assert torch.equal(untile(tiles(W, (r, c)), W.shape, (r, c)), W)
-        codes, alpha = bcq(W, bits, (r, c), pad=True)
-        again = bcq(W.float(), bits, (r, c), pad=True)
-        assert torch.equal(codes, again[0]) and torch.equal(alpha, again[1])
-        assert codes.shape == W.shape and codes.dtype == torch.uint8 and alpha.dtype == torch.float32
+        codes, alpha = coded_blocks(W, bits, (r, c), pad=True)
+        again = coded_blocks(W.float(), bits, (r, c), pad=True)
+        assert torch.equal(codes, again[0]) and torch.equal(alpha, again[1]) and alpha.dtype == torch.float32
+        assert codes.shape == W.shape and alpha.shape == (bits, -(-out//min(r, out)), -(-in_//min(c, in_)))
         for i, j in itertools.product(range(alpha.shape[1]), range(alpha.shape[2])):
             part = W[i*r:(i + 1)*r, j*c:(j + 1)*c].float()
             own, a = codes[i*r:(i + 1)*r, j*c:(j + 1)*c].reshape(1, -1), alpha[:, i, j][None]
-            assert torch.equal(own, assign(part.reshape(1, -1), a))
             e, alone = error(part.reshape(1, -1), a, own), error(part.reshape(1, -1), *fit_codes(part.reshape(1, -1), bits))
             torch.testing.assert_close(e, alone, rtol=1e-3, atol=1e-6)
 
     blocks()
     W = gaussian(6, 8)
     for block in (1, 8), (None, 1), (3, 2), (None, None), (1, None):
-        codes, alpha = bcq(W, 2, block)
+        codes, alpha = coded_blocks(W, 2, block)
         r, c = (n if b is None else b for b, n in zip(block, W.shape, strict=True))
         assert alpha.shape == (2, 6//r, 8//c)
-        spread = alpha.repeat_interleave(r, 1).repeat_interleave(c, 2)
-        by_planes, by_tiles = (spread*signs(codes, 2)).sum(0), values(alpha.flatten(1).T, tiles(codes, (r, c)))
+        each = alpha.repeat_interleave(r, 1).repeat_interleave(c, 2)
+        by_planes, by_tiles = (each*signs(codes, 2)).sum(0), values(alpha.flatten(1).T, tiles(codes, (r, c)))
         torch.testing.assert_close(by_planes, untile(by_tiles, W.shape, (r, c)))
 
 
@@ -972,18 +987,26 @@ def test_blocks_of_a_matrix_3():
         except kind as e: return str(e)
         raise RuntimeError(f"{f.__name__} went through")
 
+    # %% ../nbs/40_bcq.ipynb #f43162d6
+    def coded_blocks(W, bits, block, pad=False):
+        "Codes (out, in) and scales (q, R, C) of a weight."
+        block = check_block(W, block, pad)
+        alpha, codes = fit_codes(tiles(W, block), bits, d=inside(W.shape, block))
+        return untile(codes, W.shape, block), alpha.T.reshape(bits, -(-W.shape[0]//block[0]), -1)
+
     # %% ../nbs/40_bcq.ipynb #6bd24b8f
-    W = torch.ones(4, 96)
-    layer = dict(name="model.layers.0.mlp.up_proj")
-    print(refusal(SettingError, bcq, W, 5, **layer))
-    print(refusal(SettingError, bcq, W, 3, **layer))
-    print(refusal(NonFiniteError, bcq, torch.tensor([[1., math.nan]]), 3, (1, 2), **layer))
-    for bits in 0, 5, 3., True, None: assert refusal(SettingError, bcq, W, bits, (1, 96)).startswith(f"bits={bits}, exp")
+    W, name = torch.ones(4, 96), "model.layers.0.mlp.up_proj"
+    print(refusal(SettingError, check_bits, 5))
+    print(refusal(SettingError, check_block, W, (1, 128), name=name))
+    for bits, f in itertools.product((0, 5, 3., True, None, np.int64(3)), (greedy, alternate, fit_codes)):
+        assert refusal(SettingError, f, W, bits) == f"bits={bits!r}, expected an int from 1 to 4"
+    for w, f in itertools.product((W[:0], W[:, :0], W[0]), (greedy, alternate, fit_codes)):
+        assert "expected (groups, weights)" in refusal(SettingError, f, w, 3)
     for block in (0, 96), (1, 2.), 96, (1, 2, 3), (True, 96), "ab", None:
-        assert refusal(SettingError, bcq, W, 3, block).startswith(f"block={block}, expected")
-    assert "does not divide" in refusal(SettingError, bcq, W, 3, (3, 96))
-    assert "has shape (4,)" in refusal(SettingError, bcq, torch.ones(4), 3)
-    assert "1 Inf" in refusal(NonFiniteError, bcq, torch.tensor([[1., math.inf]]), 3, (1, 2))
+        assert refusal(SettingError, check_block, W, block).startswith(f"block={block}, expected")
+    assert "does not divide" in refusal(SettingError, check_block, W, (3, 96))
+    assert "has shape (4,)" in refusal(SettingError, check_block, torch.ones(4), (1, 2))
+    assert check_block(W, (10**9, 10**9), True) == (4, 96) == check_block(W, (None, None))
 
 
 def test_measured():
@@ -1069,4 +1092,6 @@ def test_measured_2():
     w = .02*gaussian(2048, 128)
     for bits in 2, 3, 4:
         alpha, codes = fit_codes(w, bits)
-        assert abs(relative(w, alpha.half().float(), codes)/relative(w, alpha, codes) - 1) < 1e-4
+        rise = relative(w, alpha.bfloat16().float(), codes)/relative(w, alpha, codes) - 1
+        print(f"{bits} bits: the error rises by {rise:.1e} of itself")
+        assert 0 < rise < 1e-3

@@ -20,6 +20,7 @@ from pathlm.rotation import rotation
 from pathlm.rotation import turn_back
 from pathlm.rotation import turn_gram
 from pathlm.rotation import turn_weight
+from pathlm.shiftadd.layer import shift_add
 
 
 def test_the_integer_program():
@@ -740,10 +741,10 @@ def test_the_measured_error_4():
     for name in plain: torch.testing.assert_close(plain[name], other[name], rtol=1e-3, atol=0)
     plain, other = (loss_errors(model, [b], block=(1, 16)) for b in (ids, padded))
     for name in plain: assert all(math.isclose(plain[name][b], other[name][b], rel_tol=.02) for b in (2, 3, 4))
-    print(refusal(SettingError, errors, model, [ids], (2, 5), block=(1, 16)))
-    print(refusal(SettingError, errors, model, [ids], block=(1, 24)))
-    print(refusal(SettingError, errors, model, [], block=(1, 16)))
-    print(refusal(SettingError, curvature, model, []))
+    assert "bits=5" in refusal(SettingError, errors, model, [ids], (2, 5), block=(1, 16))
+    assert "(1, 24)" in refusal(SettingError, errors, model, [ids], block=(1, 24))
+    assert "no batch" in refusal(SettingError, errors, model, [], block=(1, 16))
+    assert "no batch" in refusal(SettingError, curvature, model, [])
 
 
 def test_the_measured_error_5():
@@ -798,3 +799,6 @@ def test_the_measured_error_5():
     assert 3.3 < average_bits(widths, sizes, true) <= 3.5 and widths.keys() == select(model).keys()
     assert true["model.layers.0.mlp.up_proj"] == {2: 3., 3: 4., 4: 5.}
     assert "3 to 5" in refusal(SettingError, mixed_widths, model, some_ids(), 2.9, block=(1, 16))
+    true = true_widths(model, (2,), block=(1, 24), pad=True)
+    for name, layer in select(shift_add(tiny(), None, 2, block=(1, 24), pad=True)).items():
+        assert true[name][2] == 8*(layer.planes.nbytes + layer.numbers.nbytes)/effective_weight(layer).numel()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..base import SettingError
-from ..linear import check_finite, effective_weight, select
+from ..linear import check_finite, dense_weight, effective_weight, select
 from pathlm.objectives import (
     as_batch,
     calibrate,
@@ -34,7 +34,7 @@ from pathlm.objectives import (
 )
 from ..rotation import turned
 from .bcq import check_block
-from .layer import decoded, dense_weight, fit_output, fit_weight, true_bits
+from .layer import decoded, fit_output, fit_weight, scale_bits
 
 # %% ../../nbs/42_allocation.ipynb #8876f2f7
 Table = dict[str, dict[int, float]]  # Layer to width to number
@@ -292,7 +292,10 @@ def true_widths(
 ) -> Table:                                      # $t_{ib}$, bits a weight
     "Count the bits of a weight at each width, scales included."
     weights, bits = {n: effective_weight(m) for n, m in select(model, target, layers).items()}, tuple(bits)
-    def each(n, W): return {b: true_bits(b, scales, check_block(W, block, pad, n), terms) for b in bits}
+    def each(n, W):
+        r, c = check_block(W, block, pad, n)
+        share = -(-W.shape[0]//r)*-(-W.shape[1]//c)/W.numel()  # A block that is not full costs as much as a full one
+        return {b: b + share*scale_bits(scales, b, terms) for b in bits}
     return {n: each(n, W) for n, W in weights.items()}
 
 # %% ../../nbs/42_allocation.ipynb #2e56e1ce

@@ -456,7 +456,7 @@ def inverse_root(
 def compensate(
     T: Tensor,         # (in, out), $W^\top$, contiguous; changed in place
     U: Tensor,         # (in, in), of `inverse_root`
-    fit: Callable,     # Of a group's first column and its columns (group, out); gives `fix`(column, $w$) = $q$, (out,)
+    fit: Callable,     # From a group's first number and its columns (group, out) to what makes $q_j$ of $j$ and $w_j$
     group: int,        # Columns that are fitted together
     block: int = 128,  # Columns that are fixed before their errors reach the others
 ) -> Tensor:           # A scalar, (16)

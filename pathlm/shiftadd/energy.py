@@ -19,6 +19,7 @@ from torch import nn
 
 from ..base import SettingError
 from ..linear import effective_weight, walk
+from ..rotation import stages
 from .bcq import check_bits
 from .layer import check_kind, scale_bits
 
@@ -243,7 +244,7 @@ def turn_counts(
     signs: int = 0,  # Bytes of stored signs
 ) -> Counts:
     "Count for a Hadamard transform in blocks of the largest power of two."
-    ops = Counts(add=n*((n & -n).bit_length() - 1), shift=n)
+    ops = Counts(add=n*stages(n), shift=n)
     return placed(ops, 0, n, signs, WORD*min(n, SLICE), batch)._replace(activations=0)
 
 

@@ -26,6 +26,7 @@ from ..linear import Decoded, check_finite, dense_weight, linears, near, pack_ma
 from ..objectives import calibrate, check_damp, check_gram, compensate, inverse_root
 from ..rotation import turned
 from pathlm.shiftadd.bcq import (
+    Block,
     assign,
     by_rows,
     check_bits,
@@ -291,7 +292,7 @@ def fit_weight(
     W: Tensor,                                       # (out, in), any floating dtype
     bits: int = 3,                                   # $q$, from 1 to 4
     scales: str = "ladder",                          # A key of `KINDS`
-    block: tuple[int | None, int | None] = (1, 128), # Rows and columns that share scales; None is the whole side
+    block: Block = (1, 128),                         # What shares scales, as `check_block` takes it
     pad: bool = False,                               # Whether blocks may reach beyond the weight
     terms: int = 3,                                  # $K$, of sums
     name: str = "W",                                 # What to call `W` in messages
@@ -323,7 +324,7 @@ def fit_output(
     G: Tensor,                                       # (in, in), the inputs' Gram matrix
     bits: int = 3,                                   # $q$, from 1 to 4
     scales: str = "ladder",                          # A key of `KINDS`
-    block: tuple[int | None, int | None] = (1, 128), # Rows and columns that share scales; None is the whole side
+    block: Block = (1, 128),                         # What shares scales, as `check_block` takes it
     pad: bool = False,                               # Whether blocks may reach beyond the weight
     terms: int = 3,                                  # $K$, of sums
     damp: float = .01,                               # $\rho$ of (4), as a share of the mean of $G$'s diagonal
@@ -550,8 +551,7 @@ def shift_add(
     batches: Iterable[Tensor | dict] | None = None,  # Calibration text as `gram` takes it; None: the weight objective
     bits: int | dict[str, int] = 3,                  # Planes, from 1 to 4, for all layers or by name
     scales: str = "ladder",                          # "ladder", "power", "sum" or "float"
-    block: tuple[int | None, int | None] | Callable = (1, 128), # Rows and columns that share scales; None is the whole
-                                                     # side; or a function of (out, in) that gives them
+    block: Block = (1, 128),                         # What shares scales, as `check_block` takes it
     pad: bool = False,                               # Whether blocks may reach beyond the weight
     terms: int = 3,                                  # $K$, of sums
     damp: float = .01,                               # $\rho$ of (4), as a share of the mean of $G$'s diagonal
@@ -568,7 +568,7 @@ def shift_add(
     chosen, thin = select(model, target, layers), []
     bits = bits_of(model, chosen, bits)
     weights = {n: dense_weight(n, layer) for n, layer in chosen.items()}
-    blocks = {n: check_block(W, block(*W.shape) if callable(block) else block, pad, n) for n, W in weights.items()}
+    blocks = {n: check_block(W, block, pad, n) for n, W in weights.items()}
     def make(name, layer, G):
         W, how = dense_weight(name, layer), dict(scales=scales, pad=pad, terms=terms, name=name)
         how |= {"bits": bits[name], "block": blocks[name]}

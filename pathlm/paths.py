@@ -209,7 +209,7 @@ def shift_adds(ground: Ground, model, tokenizer, planes: int | None = None, aver
     shift_add(model, todo, widths, pad=True, desc="shift-add")
     coded = [layer for layer in linears(model).values() if isinstance(layer, ShiftAddLinear)]
     counts = Counter(layer.code_bits for layer in coded)
-    stored = sum(8*t.nbytes for layer in coded for t in (layer.planes, layer.numbers))
+    stored = sum(8*t.nbytes for layer in coded for t in layer.as_stored().values())
     return {"planes": {str(b): counts[b] for b in sorted(counts)}, "coded_bytes": stored//8,
             "true_bits": stored/sum(layer.in_features*layer.out_features for layer in coded)}
 

@@ -123,7 +123,11 @@ class RotatedLinear(nn.Module):
         "The matrix that it multiplies with, (out, in)."
         return turn_back(effective_weight(self.inner), self.s)
 
-    def forward(self, x: Tensor) -> Tensor: return self.inner(turn(x, self.s))
+    def forward(self, x: Tensor) -> Tensor:
+        "Turn the inputs, or let the layer behind the rotation do so, if it can."
+        if not getattr(self.inner, "turns", False): return self.inner(turn(x, self.s))
+        plain = x.new_zeros(-(-self.in_features//8), dtype=torch.uint8)
+        return self.inner(x, plain if self.signs is None else self.signs)
 
     def merged(self) -> "RotatedLinear":
         inner = self.inner.merged() if hasattr(self.inner, "merged") else self.inner

@@ -874,4 +874,4 @@ def test_the_measured_error_5():
     assert next(unread) is None
     true = true_widths(model, (2,), block=(1, 24), pad=True)
     for name, layer in select(shift_add(tiny(), None, 2, block=(1, 24), pad=True)).items():
-        assert true[name][2] == 8*(layer.planes.nbytes + layer.numbers.nbytes)/effective_weight(layer).numel()
+        assert true[name][2] == 8*sum(t.nbytes for t in layer.as_stored().values())/effective_weight(layer).numel()

@@ -4,6 +4,8 @@ import torch
 from pathlm.base import SettingError
 from pathlm.linear import select
 from pathlm.models import pretrained
+from pathlm.shiftadd import kernels
+from pathlm.shiftadd.layer import ShiftAddLinear
 from pathlm.spectral import decompose
 from pathlm.spectral import sweep
 import math
@@ -19,6 +21,51 @@ def test_adapters():
         del b
         c = a.exp_()
     assert (peak.now, peak.most) == (4000, 8000)
+
+
+def test_kernels():
+    # %% ../nbs/53_bench.ipynb #42bec19a
+    weight = other_ways(3, 5)["half zeros, torch CSR"].make()
+    assert held(weight) == len(weight.values())*(4 + 8) + 4*8 < 8*15*(4 + 8)
+    assert held((torch.ones(3), torch.ones(2, dtype=torch.uint8))) == 14
+    several = copies(Way(lambda: torch.ones(25), None), 400)
+    assert len(several) == 4 and len({t.data_ptr() for t in several}) == 4 and torch.equal(several[3], several[0])
+    assert len(copies(Way(lambda: weight, None), 2*held(weight))) == 2 == len(copies(our_ways(64, 64)["2 bits"], 2000))
+    with threads_set(2): assert torch.get_num_threads() == 2
+    found = in_turns(2, {"long": lambda: sum(range(200_000)), "sleep": lambda: time.sleep(.05)})
+    assert found["long"].n == 6 and 0 < found["long"].cpu and found["sleep"].cpu < .025 < found["sleep"].wall
+
+
+def test_kernels_2():
+    # %% ../nbs/53_bench.ipynb #bc3b7cb5
+    found = list(kernel_times(128, 256, repeat=1, others=True, counts=(1, 3), cold=1))
+    rows = [r for f in found for r in kernel_rows(f)]
+    assert all(r["ratio"] > 0 and r["n"] == 3 and r["gb_per_s"] > 0 for r in rows)
+    assert {(r["threads"], r["metric"]) for r in rows} >= {(1, "wall time"), (1, "CPU time")}
+    own = [r for r in rows if r["case"] == "3 bits, 128 x 256, batch 3, 1 thread"]
+    assert [r["peer"].split(",")[0] for r in own] == ["torch float32"]*2 + [
+        "torch bfloat16", "torch int8", "torch int4", "read of 3 bits"] and "of_read" in own[0]
+    planes, scales = 128*256*3//8, 128*2*2
+    assert planes + scales <= found[0]["ways"]["3 bits"]["bytes"] <= planes + scales + 64
+    assert {f"3 bits, {name}" for name in kernels.instructions()} == found[0]["ways"].keys() - found[1]["ways"].keys()
+    few = list(kernel_times(100, 99, "4 bits", repeat=1, counts=(2,), cold=1))
+    assert list(few[0]["ways"]) and {n for n in few[0]["ways"] if n != "4 bits"} == {
+        "torch float32", "torch bfloat16", "read of 4 bits"}
+    assert not list(kernel_times(128, 128, "no such case"))
+
+
+def test_kernels_3():
+    # %% ../nbs/53_bench.ipynb #83758607
+    small = LLAMA | dict(vocab_size=128, hidden_size=128, intermediate_size=192, num_hidden_layers=2,
+                         num_attention_heads=2, num_key_value_heads=2)
+    for kind in DECODERS[1:4]:
+        model = decoder(kind, small)
+        assert len(token_times(model, 3)) == 3 and all(p.isfinite().all() for p in model.parameters())
+        packed = [n for n, m in model.named_modules() if isinstance(m, ShiftAddLinear)]
+        assert len(packed) == (15 if kind.endswith("bits") else 0) and model.dtype == getattr(torch, kind, torch.float32)
+        assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
+    took = decode_times(("3 bits",), 1, small, 2)
+    assert took["3 bits"]["wall"] > 0 and (took["3 bits"]["bytes"] is None or took["3 bits"]["bytes"] > 1e7)
 
 
 def test_the_command():

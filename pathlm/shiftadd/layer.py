@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..base import CheckpointError, MergeError, SettingError, UnknownModuleError
 from ..linear import Decoded, check_finite, dense_weight, linears, near, pack_mask, select, unpack_mask
 from ..objectives import calibrate, check_damp, check_gram, compensate, inverse_root
-from ..rotation import turned
+from ..rotation import turn, turned
 from pathlm.shiftadd.bcq import (
     Block,
     assign,
@@ -38,6 +38,7 @@ from pathlm.shiftadd.bcq import (
     tiles,
     untile,
 )
+from .kernels import FLOATS, ready, slots, tiled, tiled_scales, untiled, untiled_scales
 
 # %% ../../nbs/41_shiftadd.ipynb #9931816d
 FIELDS = {torch.float16: (torch.int16, 10, 5), torch.bfloat16: (torch.int16, 7, 8),
@@ -378,6 +379,8 @@ def unpack_planes(
 # %% ../../nbs/41_shiftadd.ipynb #8a8318c6
 class ShiftAddLinear(nn.Module):
     "A linear layer whose weight is stored as packed planes and the scales of its blocks, (1)."
+    turns = True  # The inputs of a rotation, if it is handed the signs
+
     def __init__(self,
         codes: Tensor,                      # (out, in), uint8
         scales: Scales,                     # Of the codes
@@ -386,48 +389,92 @@ class ShiftAddLinear(nn.Module):
     ):
         super().__init__()
         (self.out_features, self.in_features), self.block, self.code_bits = codes.shape, scales.block, scales.bits
-        self.register_buffer("planes", pack_planes(codes, scales.bits))
-        numbers = scales.numbers
-        self.register_buffer("numbers", None if numbers is None else numbers.contiguous().view(torch.int16))
-        self.register_buffer("terms", scales.terms)
+        numbers = None if scales.numbers is None else scales.numbers.view(torch.int16)
+        for name, t in ("planes", pack_planes(codes, scales.bits)), ("numbers", numbers), ("terms", scales.terms):
+            self.register_buffer(name, None if t is None else self.ordered(name, t))
         self.register_buffer("size", torch.tensor([self.in_features, *scales.block], dtype=torch.int32))
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=codes.device), persistent=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self.bias, self.exact = None if bias is None else nn.Parameter(bias.detach()), False
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        "The shapes of planes, numbers and terms as they are stored."
+        (r, c), q, out = self.block, self.code_bits, self.out_features
+        blocks = math.prod(C := (-(-out//r), -(-self.in_features//c)))
+        each = blocks if c < 8 else slots(out, r).numel()*C[1]
+        n, K = (0 if t is None else t.numel()//each for t in (self.numbers, self.terms))
+        return {"planes": (q, out, -(-self.in_features//8)), "numbers": (n, *C), "terms": (K//q, q, *C)}
+
+    def ordered(self, name: str, t: Tensor) -> Tensor:
+        "Bring planes or scales from the order in which they are stored to that in which they are read."
+        if name == "planes": return tiled(t)
+        return tiled_scales(t, self.out_features, self.block[0]) if self.block[1] >= 8 else t.flatten()
+
+    def as_stored(self) -> dict[str, Tensor]:
+        "Planes and scales as they are stored."
+        shapes, (r, c) = self.shapes(), self.block
+        q, out, k = shapes["planes"]
+        def scale(name, t): return t.view(shapes[name]) if c < 8 else untiled_scales(t, out, r, shapes[name])
+        found = {name: scale(name, t) for name in ("numbers", "terms") if (t := getattr(self, name)) is not None}
+        return {"planes": untiled(self.planes, out, k, q)} | found
 
     @property
     def scales(self) -> Scales:
         "The layer's scales."
-        numbers = None if self.numbers is None else self.numbers.view(torch.bfloat16)
-        return Scales(self.block, self.code_bits, numbers, self.terms)
+        own = self.as_stored()
+        numbers = own["numbers"].view(torch.bfloat16) if "numbers" in own else None
+        return Scales(self.block, self.code_bits, numbers, own.get("terms"))
 
     scale_kind = property(lambda self: self.scales.kind)
 
     def codes(self) -> Tensor:
         "Unpack the codes, (out, in)."
-        return unpack_planes(self.planes, self.in_features)
+        return unpack_planes(self.as_stored()["planes"], self.in_features)
 
     def effective_weight(self) -> Tensor:
         "The matrix that it multiplies with, (out, in)."
-        return decoded(self.codes(), self.scales).to(self.like.dtype)
+        if not ready(self.planes.device.type): return decoded(self.codes(), self.scales).to(self.like.dtype)
+        about = self.out_features, self.in_features, self.code_bits, *self.block
+        return torch.ops.pathlm.decode(self.planes, self.numbers, self.terms, *about).to(self.like.dtype)
 
     weight = property(effective_weight)
 
-    def forward(self, x: Tensor) -> Tensor: return Decoded.apply(x, self.bias, self)
-
-    def lookup(self, x: Tensor) -> Tensor:
-        "Compute what `forward` computes from look-ups, shifts and additions, (6)."
+    def forward(self,
+        x: Tensor,                     # (…, in)
+        signs: Tensor | None = None,   # Packed, of a rotation to turn the inputs by first
+    ) -> Tensor:                       # (…, out)
+        "Multiply by look-ups where no gradient is asked for and there are kernels, else by the decoded weight."
         if x.shape[-1] != self.in_features:
             raise SettingError(f"x has shape {tuple(x.shape)}, expected (…, {self.in_features})")
-        y = lookup(x.reshape(-1, self.in_features).float(), self.planes, self.scales)
+        learns = torch.is_grad_enabled() and (x.requires_grad or self.bias is not None and self.bias.requires_grad)
+        if learns or x.dtype not in FLOATS or not ready(x.device.type):
+            if signs is not None: x = turn(x, 1 - 2*unpack_mask(signs[None], self.in_features)[0].char())
+            return Decoded.apply(x, self.bias, self)
+        y = torch.ops.pathlm.lookup(x.reshape(-1, self.in_features), self.planes, self.numbers, self.terms, self.bias,
+                                    signs, self.out_features, self.code_bits, *self.block, self.exact)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def lookup(self, x: Tensor) -> Tensor:
+        "Compute what `forward` computes from look-ups, shifts and additions, (6), without a kernel."
+        if x.shape[-1] != self.in_features:
+            raise SettingError(f"x has shape {tuple(x.shape)}, expected (…, {self.in_features})")
+        y = lookup(x.reshape(-1, self.in_features).float(), self.as_stored()["planes"], self.scales)
         y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
     def merged(self) -> "ShiftAddLinear": return self
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: t for name, t in self.as_stored().items()})
+
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
-        size = state.get(f"{prefix}size", self.size)
-        if size.tolist() != self.size.tolist():
-            raise CheckpointError(f"{prefix}size is {size.tolist()}, expected {self.size.tolist()}")
+        shapes = {prefix + name: shape for name, shape in self.shapes().items()}
+        size, own = state.get(f"{prefix}size", self.size), {k: state[k] for k in shapes if k in state}
+        found = {k: tuple(t.shape) for k, t in own.items()}
+        if size.tolist() != self.size.tolist() or any(shape != shapes[k] for k, shape in found.items()):
+            raise CheckpointError(f"{prefix}size is {size.tolist()} with {found}, expected {self.size.tolist()} with "
+                                  f"{ {k: shapes[k] for k in found} }")
+        for k, t in own.items(): state[k] = self.ordered(k.removeprefix(prefix), t)
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
     def rebuilt(self, W: Tensor) -> "ShiftAddLinear":

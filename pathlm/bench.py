@@ -23,7 +23,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -540,9 +540,10 @@ def copies(
     cold: int = 300_000_000,      # Bytes that pass before a copy is used again
 ) -> list:                        # Weights
     "Make as many copies of a weight as keep it out of the caches."
-    first = way.make()
-    make = Tensor.clone if isinstance(first, Tensor) else copy.deepcopy
-    return [first, *(make(first) for _ in range(-(-cold//held(first)) - 1))]
+    found = [way.make()]
+    make = Tensor.clone if isinstance(found[0], Tensor) else copy.deepcopy
+    for _ in range(-(-cold//held(found[0])) - 1): found.append(make(found[-1]))
+    return found
 
 # %% ../nbs/53_bench.ipynb #e8bb23fe
 def read_ways(
@@ -675,16 +676,19 @@ def token_times(
 
 
 def most_memory() -> int | None:
-    "Tell the most bytes that this process held, where Linux reports them."
+    "Tell the most bytes that this process held since the last call, where Linux reports them."
     if not (status := Path("/proc/self/status")).is_file(): return None
     line, = (l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
+    with suppress(OSError): Path("/proc/self/clear_refs").write_text("5")
     return 1024*int(line.split()[1])
 
 
 def decode(kind: str, fields: dict, threads: int, tokens: int) -> dict:
     "Measure one model, in a process that does nothing else."
     torch.set_num_threads(threads)
-    seconds = token_times(decoder(kind, fields), tokens)
+    model = decoder(kind, fields)
+    most_memory()
+    seconds = token_times(model, tokens)
     return {"wall": statistics.median(seconds), "bytes": most_memory()}
 
 # %% ../nbs/53_bench.ipynb #6fc24863
@@ -713,7 +717,7 @@ def bench_decode(
 ) -> Iterator[dict]:          # Rows, with tokens a second
     "Time the decoding of a model, dense and packed."
     def name(kind): return f"decoding, {kind}, head packed, embedding float32"
-    ours = [kind for kind in DECODERS[2:] if not case or case in name(kind)]
+    ours = [kind for kind in DECODERS[2:] if (case or "") in name(kind)]
     took = decode_times((*DECODERS[:2], *ours), repeat) if ours else {}
     for kind, peer in product(ours, DECODERS[:2]):
         own, other, against = took[kind], took[peer], f"dense {peer}, torch {torch.__version__}"
@@ -731,24 +735,21 @@ def bench_gpu(
     repeat: int = 3,          # Each is seven replays
 ) -> Iterator[dict]:          # Rows, with the speed in bytes a second, also as a part of that of a copy
     "Time packed layers on a GPU against cuBLAS, where there is one."
-    def name(out, in_, batch): return f"GPU, 3 bits, {out} x {in_}, batch {batch}"
-    todo = [c for *shape, batch in ((*s, b) for s in GPU_SHAPES for b in (1, 16))
-            if not case or case in name(*(c := (*shape, batch)))]
-    if not torch.cuda.is_available():
-        if todo: print("kernels: no CUDA device here, so none is measured", file=sys.stderr)
-        return
+    def name(shape, batch): return f"GPU, 3 bits, {shape[0]} x {shape[1]}, batch {batch}"
+    todo = [c for c in product(GPU_SHAPES, (1, 16)) if (case or "") in name(*c)]
+    if todo and not torch.cuda.is_available(): print("no CUDA device here, so nothing is timed on one", file=sys.stderr)
+    if not todo or not torch.cuda.is_available(): return
     torch.manual_seed(seed)
     a, card = torch.empty(2**29, dtype=torch.uint8, device="cuda"), torch.cuda.get_device_name()
     b = torch.empty_like(a)
     copied = 2*a.nbytes/timed_graph(lambda: b.copy_(a), 7*repeat)
-    for out, in_, batch in todo:
-        ours, peer = (gpu_time(way, batch, in_, repeat) for way in (
-            Way(lambda: random_layer(out, in_, 3), lambda layer, x: layer(x)),  # noqa: B023
-            Way(lambda: torch.randn(out, in_).bfloat16(), lambda W, x: F.linear(x, W))))  # noqa: B023
-        speed = ours[1]/ours[0]
-        yield row("kernels", name(out, in_, batch), "time in a graph", "µs", 1e6*ours[0],
-                  f"cuBLAS bfloat16, torch {torch.__version__}, {card}", 1e6*peer[0], 7*repeat) | {
-                  "gb_per_s": speed/1e9, "of_copy": speed/copied}
+    for shape, batch in todo:
+        ways = (Way(partial(random_layer, *shape, 3), lambda layer, x: layer(x)),
+                Way(partial(torch.randn, *shape, dtype=torch.bfloat16), lambda W, x: F.linear(x, W)))
+        (ours, size), (peer, _) = (gpu_time(way, batch, shape[1], repeat) for way in ways)
+        yield row("kernels", name(shape, batch), "time in a graph", "µs", 1e6*ours,
+                  f"cuBLAS bfloat16, torch {torch.__version__}, {card}", 1e6*peer, 7*repeat) | {
+                      "gb_per_s": size/ours/1e9, "of_copy": size/ours/copied}
 
 
 @torch.no_grad()

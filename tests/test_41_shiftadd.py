@@ -920,6 +920,14 @@ def test_the_packed_layer():
                    {"bias": torch.zeros(9)}):
         refusal(CheckpointError, shiftadd_linear_from, layer.state_dict() | spoilt)
     print(refusal(CheckpointError, packed((8, 256), block=(1, 64)).load_state_dict, layer.state_dict()))
+    for layer in packed((9, 21)), packed((9, 21), kind="sum"):
+        state = layer.state_dict()
+        for name, value in {"planes": 255, "numbers": 0x7f80, "terms": 128}.items():
+            if name not in state: continue
+            spoilt = state[name].clone()
+            spoilt[-1, -1, -1] = value
+            print(refusal(CheckpointError, shiftadd_linear_from, state | {name: spoilt}))
+            assert name in refusal(CheckpointError, layer.load_state_dict, state | {name: spoilt})
 
 
 def test_look_ups_shifts_additions():

@@ -267,10 +267,10 @@ INLINE void NAME(add_up)(const weight *w, uint16_t (*s)[TILE], int exact, int32_
 
 static void NAME(multiply)(const product *of, int64_t from, int64_t to) {  // tiles of one group
     const weight *w = of->w;
-    int exact = of->exact, columns = columnwise(w), plain = ladder(w) && w->r == 1 && w->slots == TILE;
+    int exact = of->exact, columns = columnwise(w), plain = !columns && ladder(w) && w->r == 1 && w->slots == TILE;
     int64_t q = w->q, wide = q*TILE, digits = exact ? 2 : 1, all = of->tokens*digits, set = of->set;
     int64_t plane = columns ? set : 0, token = columns ? q*set : set;
-    float down = columns || !plain ? 1 : power(1 - q);
+    float down = plain ? power(1 - q) : 1;
     ALIGNED float a[4][TILE], Y[GROUP][BATCH][TILE];
     ALIGNED uint16_t s[16][TILE];
     for (int64_t t = from; t < to; t++) memset(Y[t - from], 0, sizeof(float)*TILE*(size_t)of->tokens);

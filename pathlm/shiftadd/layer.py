@@ -6,8 +6,8 @@
 __all__ = ['FIELDS', 'KINDS', 'shift', 'rounded_shift', 'term_values', 'terms_of', 'fit_sum', 'fit_power', 'best_powers',
            'foldings', 'odd', 'fit_ladder', 'fit_float', 'scale_bits', 'true_bits', 'Scales', 'stored', 'spread',
            'decoded', 'check_kind', 'fitted', 'fit_weight', 'by_energy', 'fit_output', 'pack_planes', 'unpack_planes',
-           'ShiftAddLinear', 'shiftadd_linear_from', 'scaled', 'tables', 'looked_up', 'lookup', 'by_columns', 'bits_of',
-           'full_rank', 'shift_add']
+           'check_stored', 'ShiftAddLinear', 'shiftadd_linear_from', 'scaled', 'tables', 'looked_up', 'lookup',
+           'by_columns', 'bits_of', 'full_rank', 'shift_add']
 
 # %% ../../nbs/41_shiftadd.ipynb #88a95ca2
 import math
@@ -377,6 +377,22 @@ def unpack_planes(
     return sum(unpack_mask(plane, in_).to(torch.uint8) << i for i, plane in enumerate(planes))
 
 # %% ../../nbs/41_shiftadd.ipynb #8a8318c6
+def check_stored(
+    planes: Tensor,           # (q, out, ⌈in/8⌉), uint8
+    numbers: Tensor | None,   # int16 that hold bfloat16
+    terms: Tensor | None,     # uint8
+    in_: int,                 # Columns
+    name: str = "",           # What to put before the names of tensors in messages
+) -> None:
+    "Raise `CheckpointError` for bits beyond the columns, and for scales that are no numbers."
+    if in_ % 8 and (wrong := int((planes[..., -1] >> in_ % 8).count_nonzero())):
+        raise CheckpointError(f"{wrong} rows of {name}planes have bits set beyond their {in_} columns, expected none")
+    if numbers is not None and (wrong := int((~numbers.view(torch.bfloat16).isfinite()).sum())):
+        raise CheckpointError(f"{wrong} of {numbers.numel()} {name}numbers are not finite")
+    if terms is not None and (wrong := int((terms == 128).sum())):
+        raise CheckpointError(f"{wrong} of {terms.numel()} {name}terms are 128, a sign without a power")
+
+# %% ../../nbs/41_shiftadd.ipynb #037d25f6
 class ShiftAddLinear(nn.Module):
     "A linear layer whose weight is stored as packed planes and the scales of its blocks, (1)."
     turns = True  # The inputs of a rotation, if it is handed the signs
@@ -474,7 +490,10 @@ class ShiftAddLinear(nn.Module):
         if size.tolist() != self.size.tolist() or any(shape != shapes[k] for k, shape in found.items()):
             raise CheckpointError(f"{prefix}size is {size.tolist()} with {found}, expected {self.size.tolist()} with "
                                   f"{ {k: shapes[k] for k in found} }")
-        for k, t in own.items(): state[k] = self.ordered(k.removeprefix(prefix), t)
+        parts = {k.removeprefix(prefix): t for k, t in own.items()}
+        check_stored(**dict.fromkeys(("planes", "numbers", "terms")) | self.as_stored() | parts, in_=self.in_features,
+                     name=prefix)
+        for k, t in parts.items(): state[prefix + k] = self.ordered(k, t)
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
     def rebuilt(self, W: Tensor) -> "ShiftAddLinear":
@@ -490,7 +509,7 @@ class ShiftAddLinear(nn.Module):
         return f"in={self.in_features}, out={self.out_features}, {self.code_bits} bits, scales {self.scale_kind}, " \
                f"blocks of {self.block[0]} x {self.block[1]}"
 
-# %% ../../nbs/41_shiftadd.ipynb #037d25f6
+# %% ../../nbs/41_shiftadd.ipynb #e20e127d
 def shiftadd_linear_from(
     tensors: dict[str, Tensor],  # The state of a `ShiftAddLinear`
 ) -> ShiftAddLinear:
@@ -507,6 +526,7 @@ def shiftadd_linear_from(
     if not good: raise CheckpointError(
         f"planes {tuple(planes.shape)}, {found} and size {[in_, r, c]} do not fit together: expected planes (bits, "
         f"out, {-(-in_//8)}) and one of numbers and terms, (…, bits, {blocks[0]}, {blocks[1]})")
+    check_stored(planes, kept.get("numbers"), kept.get("terms"), in_)
     numbers = kept["numbers"].view(torch.bfloat16) if "numbers" in kept else None
     return ShiftAddLinear(unpack_planes(planes, in_), Scales((r, c), bits, numbers, kept.get("terms")), bias)
 

@@ -411,7 +411,8 @@ def in_turns(
     repeat: int,                             # Rounds
     ways: dict[str, Callable[[], object]],   # What to time
     seed: int = 0,                           # Of the order in each round
-    calls: int = 3,                          # Timed calls of a turn
+    calls: int = 5,                          # Timed calls of a turn
+    warm: float = .002,                      # Seconds of calls before them
 ) -> dict[str, Time]:
     "Time callables in turns of several calls, in random order."
     draw, seconds = random.Random(seed), {name: [] for name in ways}
@@ -419,7 +420,8 @@ def in_turns(
     for _ in range(repeat):
         for name in draw.sample(list(ways), len(ways)):
             time.sleep(.01)
-            ways[name]()
+            start = time.perf_counter()
+            while time.perf_counter() < start + warm: ways[name]()
             for _ in range(calls):
                 cpu, wall = clock(), time.perf_counter()
                 ways[name]()
@@ -630,7 +632,7 @@ SHAPES = (4096, 4096), (11008, 4096), (4096, 11008), (4091, 4099)  # (out, in)
 def bench_kernels(
     case: str | None = None,  # Only cases whose name contains this
     seed: int = 0,            # Of weights and orders
-    repeat: int = 3,          # Rounds, of three timed calls each
+    repeat: int = 3,          # Rounds, of five timed calls each
 ) -> Iterator[dict]:          # Rows
     "Time packed layers against torch's products and a plain read, and what zeros and integer grids buy."
     for shape in SHAPES:

@@ -254,7 +254,8 @@ def parser_pretrain(commands) -> None:
 def parser_bench(commands) -> None:
     "Declare `pathlm bench`."
     p = command(commands, "bench", run_bench, "pathlm bench sweep --json > sweep.json")
-    p.add_argument("name", choices=["sweep", "adapters", "search", "quantize", "kernels", "all"], help="what to measure")
+    names = "sweep", "adapters", "search", "quantize", "kernels", "all"
+    p.add_argument("name", choices=names, help="what to measure; kernels takes minutes")
     p.add_argument("--case", help="only the cases whose name contains this")
     p.add_argument("--repeat", type=int, default=3, help="interleaved runs, of which the median counts (3)")
 

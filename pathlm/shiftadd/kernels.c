@@ -308,7 +308,8 @@ static void NAME(multiply)(const product *of, int64_t from, int64_t to) {  // ti
 
 // %% #8d4c1d2f
 static void NAME(decode)(const weight *w, int64_t t, float *W) {  // W: the first row of tile t
-    ALIGNED float a[4][TILE], c[4][PIECE];
+    static const i32x16 PLACE = {31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16};
+    ALIGNED float a[4][TILE], c[4][PIECE] = {0}, part[16];
     int64_t q = w->q, rows = least(TILE, w->out - t*TILE);
     for EACH(p, w) {
         const uint8_t *codes = placed(w, t, p.from);
@@ -316,17 +317,20 @@ static void NAME(decode)(const weight *w, int64_t t, float *W) {  // W: the firs
         if (!columnwise(w)) NAME(row_scales)(w, t, p.block, a);
         for (int64_t z = 0; z < rows; z++, codes += 2 - (z == TILE/2)*(TILE - 1)) {
             if (columnwise(w) && (t*TILE + z)/w->r != R) NAME(column_scales)(w, R = (t*TILE + z)/w->r, p, c);
-            for (int64_t k = p.from; k < p.to; k++) {
-                float v[8] = {0};
+            for (int64_t k = p.from; k < p.to; k += 2) {
+                f32x16 v = {0};
                 for (int64_t b = 0; b < q; b++) {
-                    uint32_t clear = ~(uint32_t)codes[((k - p.from)*q + b)*TILE];
-                    for (int j = 0; j < 8; j++) {
-                        float f = columnwise(w) ? c[b][least(8*k + j, p.hi - 1) - p.lo] : a[b][z];
-                        v[j] += of_bits(bits_of(f) ^ ((clear << (31 - j)) & 0x80000000));
-                    }
+                    const uint8_t *own = codes + ((k - p.from)*q + b)*TILE;
+                    int32_t bits = own[0] | (k + 1 < p.to ? own[q*TILE] : 0) << 8;
+                    i32x16 minus = ((i32x16){0} + ~bits) << PLACE & INT32_MIN;
+                    f32x16 f = (f32x16){0} + a[b][z];
+                    if (columnwise(w)) f = *(f32x16 *)(c[b] + 8*(k - p.from));
+                    v += (f32x16)((i32x16)f ^ minus);
                 }
-                int64_t lo = p.lo > 8*k ? p.lo : 8*k, hi = least(p.hi, 8*k + 8);
-                for (int64_t i = lo; i < hi; i++) W[z*w->in + i] = v[i - 8*k];
+                int64_t lo = p.lo > 8*k ? p.lo : 8*k, hi = least(p.hi, 8*k + 16);
+                float *to = W + z*w->in + lo;
+                if (hi - lo == 16) *(f32x16 *)to = v;
+                else *(f32x16 *)part = v, memcpy(to, part + lo - 8*k, (size_t)(hi - lo)*sizeof(float));
             }
         }
     }

@@ -38,7 +38,7 @@ from pathlm.shiftadd.bcq import (
     tiles,
     untile,
 )
-from .kernels import FLOATS, ready, slots, tiled, tiled_scales, untiled, untiled_scales
+from .kernels import FLOATS, product_on, ready, slots, tiled, tiled_scales, untiled, untiled_scales
 
 # %% ../../nbs/41_shiftadd.ipynb #9931816d
 FIELDS = {torch.float16: (torch.int16, 10, 5), torch.bfloat16: (torch.int16, 7, 8),
@@ -465,8 +465,8 @@ class ShiftAddLinear(nn.Module):
         if learns or x.dtype not in FLOATS or not ready(x.device.type):
             if signs is not None: x = turn(x, 1 - 2*unpack_mask(signs[None], self.in_features)[0].char())
             return Decoded.apply(x, self.bias, self)
-        y = torch.ops.pathlm.lookup(x.reshape(-1, self.in_features), self.planes, self.numbers, self.terms, self.bias,
-                                    signs, self.out_features, self.code_bits, *self.block, self.exact)
+        y = product_on(x.device.type)(x.reshape(-1, self.in_features), self.planes, self.numbers, self.terms, self.bias,
+                                      signs, self.out_features, self.code_bits, *self.block, self.exact)
         return y.view(*x.shape[:-1], self.out_features)
 
     def lookup(self, x: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ __all__ = ['PEER', 'SHAPES', 'LLAMA', 'DECODERS', 'GPU_SHAPES', 'BENCHES', 'inte
            'sweep_cases', 'sweep_text', 'bench_sweep', 'bench_race', 'bench_import', 'LlamaShaped', 'training_step',
            'with_ours', 'with_theirs', 'adapter_ways', 'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft',
            'Peak', 'bench_memory', 'bench_search', 'bench_quantize', 'Time', 'in_turns', 'threads_set', 'random_layer',
-           'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways', 'lookup_by', 'held', 'copies',
-           'read_ways', 'title', 'kernel_times', 'turning', 'kernel_rows', 'bench_kernels', 'decoder', 'token_times',
-           'most_memory', 'decode', 'decode_times', 'bench_decode', 'bench_gpu', 'gpu_time', 'bench', 'bench_table']
+           'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways', 'lookup_by', 'lookup_in_c', 'held',
+           'copies', 'read_ways', 'title', 'kernel_times', 'turning', 'kernel_rows', 'bench_kernels', 'decoder',
+           'token_times', 'most_memory', 'decode', 'decode_times', 'bench_decode', 'bench_gpu', 'gpu_time', 'bench',
+           'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
+import ctypes
 import json
 import os
 import random
@@ -485,7 +487,7 @@ def torch_ways(
             ("int8", "_weight_int8pack_mm", int8_way, in_ % 128 == 0),
             ("int4", "_weight_int4pack_mm_for_cpu", int4_way, in_ % 128 == out % 16 == 0)):
         if hasattr(torch, op) and good: ways[f"torch {name}"] = way(out, in_)
-        else: print(f"torch {torch.__version__} has no {op} for {out} x {in_}", file=sys.stderr)
+        else: print(f"{out} x {in_}: torch {torch.__version__} is left out with {op}", file=sys.stderr)
     return ways
 
 # %% ../nbs/53_bench.ipynb #6745ef5f
@@ -517,13 +519,25 @@ def other_ways(
             "4 bits, GridLinear": Way(grid, lambda layer, x: layer(x))}
     for name in kernels.instructions():
         ways[f"3 bits, {name}"] = Way(partial(random_layer, out, in_, 3), partial(lookup_by, name))
-    return ways
+    for name, way in our_ways(out, in_).items(): ways[f"{name}, C alone"] = way._replace(run=lookup_in_c)
+    return ways if kernels.instructions() else dict(list(ways.items())[:2])
 
 
 def lookup_by(name: str, layer: ShiftAddLinear, x: Tensor) -> Tensor:
     "Multiply with the instruction set of that name."
     return kernels.lookup_cpu(x, layer.planes, layer.numbers, layer.terms, None, None, layer.out_features,
                               layer.code_bits, *layer.block, False, name)
+
+
+def lookup_in_c(layer: ShiftAddLinear, x: Tensor) -> None:
+    "Multiply with what Python does beforehand left out: only the call of the C function is repeated."
+    if not hasattr(layer, "call"):
+        about = layer.out_features, layer.in_features, layer.code_bits, *layer.block
+        w, y = kernels.packed(layer.planes, layer.numbers, layer.terms, *about), torch.empty(len(x), layer.out_features)
+        layer.call = partial(kernels.library().pathlm_multiply, ctypes.byref(w), x.data_ptr(), len(x), None, None,
+                             y.data_ptr(), layer.exact, 1, kernels.chosen())
+        layer.kept = w, x, y
+    layer.call()
 
 # %% ../nbs/53_bench.ipynb #bad9a7b5
 def held(
@@ -582,7 +596,7 @@ def kernel_times(
     "Time all ways to multiply with a weight of one shape."
     torch.manual_seed(seed)
     ways, peers = our_ways(out, in_) | (other_ways(out, in_) if others else {}), None
-    single = [n for n in ways if n.endswith(tuple(kernels.instructions()))]  # With one vector and one thread
+    single = [n for n in ways if n.endswith((*kernels.instructions(), "C alone"))]  # With one vector and one thread
     @cache
     def weights(name): return (of := copies((ways | peers)[name], cold)), held(of[0])
     for threads, batch in product(sorted({1, torch.get_num_threads()}), counts):

@@ -54,7 +54,7 @@ INLINE float of_bits(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 INLINE uint32_t bits_of(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 INLINE float power(int64_t p) { return of_bits((uint32_t)(p + 127) << 23); }
 INLINE float term(uint8_t t) {
-    return t & 127 ? of_bits((uint32_t)(t >> 7) << 31 | (uint32_t)((t & 127) + 63) << 23) : 0;
+    return of_bits(t & 127 ? (uint32_t)(t >> 7) << 31 | (uint32_t)((t & 127) + 63) << 23 : 0);
 }
 
 INLINE float scale(const weight *w, int64_t b, int64_t first, int64_t step) {  // of plane b, parts `step` apart
@@ -208,7 +208,13 @@ INLINE void NAME(quantize)(const f32x16 *e, int64_t n, float by, int exact, uint
 INLINE void NAME(column_scales)(const weight *w, int64_t R, piece p, float (*a)[PIECE]) {
     int64_t C = over(w->in, w->c), step = over(w->out, w->r)*C, n = p.hi - p.lo, c = w->c;
     for (int64_t b = 0; b < w->q; b++)
-        if (c == 1 && w->n == w->q) {
+        if (c == 1 && w->terms) {
+            memset(a[b], 0, (size_t)n*sizeof(float));
+            for (int64_t i = 0; i < w->terms; i++) {
+                const uint8_t *own = (const uint8_t *)w->scales + (i*w->q + b)*step + R*C + p.lo;
+                for (int64_t k = 0; k < n; k++) a[b][k] += term(own[k]);
+            }
+        } else if (c == 1 && w->n == w->q) {
             const uint16_t *own = (const uint16_t *)w->scales + b*step + R*C + p.lo;
             for (int64_t k = 0; k < n; k++) a[b][k] = of_bits((uint32_t)own[k] << 16);
         } else

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import SettingError, cache_folder, output_folder, write_file
-from ..rotation import turn
 from ..linear import unpack_mask
+from ..rotation import turn
 
 # %% ../../nbs/43_kernels.ipynb #5289d3e1
 ROWS, GROUP, CHUNK = 64, 16, 16  # Rows of a tile, tiles of a group, bytes of a chunk
@@ -159,6 +159,7 @@ def instructions() -> dict[str, int]:
     return {name: i for i, name in enumerate(names) if name}
 
 
+@cache
 def chosen(
     name: str | None = None,  # Of an instruction set; None takes what `PATHLM_KERNELS` names, else the best
 ) -> int:                     # Its number
@@ -198,7 +199,7 @@ def shape_of(
 ) -> tuple:          # Fields of a `Weight` from `out` on
     "Check that the parts of a packed weight fit together; raise `SettingError` if they do not."
     if min(in_, out, r, c) < 1 or not 1 <= q <= 4:
-        raise SettingError(f"{q} planes of {out} x {in_} in blocks of {r} x {c}, expected 1 to 4 planes and sizes from 1")
+        raise SettingError(f"{q} planes of {out} x {in_} in blocks of {r} x {c}, expected 1 to 4 planes, sizes from 1")
     S = slots(out, r).shape[1]
     if (want := -(-out//ROWS)*-(-in_//8)*q*ROWS) != tiles:
         raise SettingError(f"planes of {tiles} bytes, expected {want} for {q} planes of {out} x {in_}")
@@ -216,7 +217,7 @@ def fit(
     size: int | None = None,          # Its numbers, if that is known
 ) -> Tensor:
     "Check a tensor that C code will read: raise `SettingError` for another type, size, place or order of bytes."
-    if t.dtype not in dtype or t.device.type != "cpu" or not t.is_contiguous() or size not in (None, t.numel()):
+    if not t.is_cpu or t.dtype not in dtype or not t.is_contiguous() or size not in (None, t.numel()):
         what = f"{t.dtype} of shape {tuple(t.shape)} on {t.device}" + ("" if t.is_contiguous() else ", not contiguous")
         raise SettingError(f"{name} is {what}, expected {' or '.join(map(str, dtype))} on the CPU, contiguous" +
                            ("" if size is None else f", {size} in all"))
@@ -259,13 +260,13 @@ def lookup_cpu(
     if signs is not None: fit("signs", signs, (torch.uint8,), -(-in_//8))
     fit("x", x := x.contiguous(), FLOATS)
     if tokens > TOKENS or c < 8 and r < min(out, FEW): return by_decoding(x, w, bias, signs, number)
-    wide, b = x.float(), None if bias is None else bias.float()
-    y = torch.empty(tokens, out)
+    plain = x.dtype is torch.float32
+    wide, b, y = x if plain else x.float(), None if bias is None else bias.float(), torch.empty(tokens, out)
     failed = library().pathlm_multiply(ctypes.byref(w), wide.data_ptr(), tokens, b if b is None else b.data_ptr(),
                                        signs if signs is None else signs.data_ptr(), y.data_ptr(), exact,
                                        torch.get_num_threads(), number)
     if failed: raise MemoryError(f"no memory for the tables of {tokens} tokens of {in_} inputs")
-    return y.to(x.dtype)
+    return y if plain else y.to(x.dtype)
 
 
 def by_decoding(x: Tensor, w: Weight, bias: Tensor | None, signs: Tensor | None, number: int) -> Tensor:
@@ -313,7 +314,8 @@ def read_bytes(
 # %% ../../nbs/43_kernels.ipynb #42e8f04c
 OPS = torch.library.Library("pathlm", "FRAGMENT")
 PARTS = "Tensor tiles, Tensor? numbers, Tensor? terms"
-OPS.define(f"lookup(Tensor x, {PARTS}, Tensor? bias, Tensor? signs, int out, int q, int r, int c, bool exact) -> Tensor")
+OPS.define(f"lookup(Tensor x, {PARTS}, Tensor? bias, Tensor? signs, "
+           "int out, int q, int r, int c, bool exact) -> Tensor")
 OPS.define(f"decode({PARTS}, int out, int in_, int q, int r, int c) -> Tensor")
 
 

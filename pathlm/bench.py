@@ -25,7 +25,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -449,7 +449,7 @@ def random_layer(
     kind: str = "ladder",                    # Of scales, as `fit_weight` takes it
     block: tuple[int, int] = (1, 128),       # What shares scales
     exact: bool = False,                     # Whether tables have 16 bits
-) -> ShiftAddLinear:                         # All of whose scales are the same
+) -> ShiftAddLinear:                         # All of whose blocks have the same scales
     "Draw a packed layer."
     (r, c), codes = block, torch.randint(2**bits, (out, in_), dtype=torch.uint8)
     alpha = in_**-.5*2.**-torch.arange(bits)[:, None, None].expand(-1, -(-out//r), -(-in_//c))
@@ -470,10 +470,11 @@ def our_ways(
     in_: int,            # Columns
 ) -> dict[str, Way]:     # By name, which begins with the bits
     "List the packed layers."
-    def layer(*args): return Way(partial(random_layer, out, in_, *args), lambda layer, x: layer(x))
+    def layer(*args, **kwargs): return Way(partial(random_layer, out, in_, *args), lambda layer, x: layer(x), **kwargs)
     return {**{f"{bits} bits": layer(bits) for bits in (2, 3, 4)},
             "3 bits, 16-bit tables": layer(3, "ladder", (1, 128), True),
-            "3 bits, by columns": layer(3, "power", (out, 1))}
+            "3 bits, by columns": layer(3, "power", (out, 1)),
+            "3 bits, inputs bfloat16": layer(3, dtype=torch.bfloat16)}
 
 
 def torch_ways(
@@ -487,7 +488,7 @@ def torch_ways(
             ("int8", "_weight_int8pack_mm", int8_way, in_ % 128 == 0),
             ("int4", "_weight_int4pack_mm_for_cpu", int4_way, in_ % 128 == out % 16 == 0)):
         if hasattr(torch, op) and good: ways[f"torch {name}"] = way(out, in_)
-        else: print(f"{out} x {in_}: torch {torch.__version__} is left out with {op}", file=sys.stderr)
+        else: print(f"{out} x {in_}: {op} of torch {torch.__version__} is left out", file=sys.stderr)
     return ways
 
 # %% ../nbs/53_bench.ipynb #6745ef5f
@@ -513,7 +514,8 @@ def other_ways(
     "List what zeros and integer grids buy, and the instruction sets."
     def zeros():
         with warnings.catch_warnings(action="ignore"):  # That the format is in beta
-            return (W := torch.randn(out, in_)).mul_(torch.rand_like(W) < .5).to_sparse_csr()
+            S = (W := torch.randn(out, in_)).mul_(torch.rand_like(W) < .5).to_sparse_csr()
+            return torch.sparse_csr_tensor(S.crow_indices().int(), S.col_indices().int(), S.values(), S.shape)
     def grid(): return GridLinear(*rtn(torch.randn(out, in_), 4))
     ways = {"half zeros, torch CSR": Way(zeros, lambda W, x: (W @ x.T).T),
             "4 bits, GridLinear": Way(grid, lambda layer, x: layer(x))}
@@ -558,7 +560,7 @@ def copies(
     "Make as many copies of a weight as keep it out of the caches."
     found = [way.make()]
     make = Tensor.clone if isinstance(found[0], Tensor) else copy.deepcopy
-    for _ in range(-(-cold//held(found[0])) - 1): found.append(make(found[-1]))
+    for _ in range(-(-cold//held(found[0]))): found.append(make(found[-1]))
     return found
 
 # %% ../nbs/53_bench.ipynb #e8bb23fe
@@ -589,13 +591,13 @@ def kernel_times(
     case: str | None = None,                      # Only cases whose name contains this
     seed: int = 0,                                # Of weights and orders
     repeat: int = 3,                              # Rounds
-    others: bool = False,                         # Whether `other_ways` are timed too
+    others: bool = False,                         # Whether `other_ways` are timed, not ours
     counts: tuple[int, ...] = (1, 4, 16, 64),     # Batches
     cold: int = 300_000_000,                      # Bytes that pass before a copy is used again
 ) -> Iterator[dict]:                              # By threads and batch: what each way took, and its bytes
     "Time all ways to multiply with a weight of one shape."
     torch.manual_seed(seed)
-    ways, peers = our_ways(out, in_) | (other_ways(out, in_) if others else {}), None
+    ways, peers = other_ways(out, in_) if others else our_ways(out, in_), None
     single = [n for n in ways if n.endswith((*kernels.instructions(), "C alone"))]  # With one vector and one thread
     @cache
     def weights(name): return (of := copies((ways | peers)[name], cold)), held(of[0])
@@ -649,8 +651,8 @@ def bench_kernels(
     repeat: int = 3,          # Rounds, of five timed calls each
 ) -> Iterator[dict]:          # Rows
     "Time packed layers against torch's products and a plain read, and what zeros and integer grids buy."
-    for shape in SHAPES:
-        for found in kernel_times(*shape, case, seed, repeat, others=shape == SHAPES[0]): yield from kernel_rows(found)
+    for shape, others in (*((shape, False) for shape in SHAPES), (SHAPES[0], True)):
+        for found in kernel_times(*shape, case, seed, repeat, others): yield from kernel_rows(found)
 
 # %% ../nbs/53_bench.ipynb #9baf027a
 LLAMA = dict(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=6, num_attention_heads=16,
@@ -692,10 +694,11 @@ def token_times(
 
 
 def most_memory() -> int | None:
-    "Tell the most bytes that this process held since the last call, where Linux reports them."
-    if not (status := Path("/proc/self/status")).is_file(): return None
-    line, = (l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
-    with suppress(OSError): Path("/proc/self/clear_refs").write_text("5")
+    "Tell the most bytes that this process held since the last call, where Linux reports and forgets them."
+    try:
+        line, = (l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, ValueError): return None
     return 1024*int(line.split()[1])
 
 
@@ -703,9 +706,8 @@ def decode(kind: str, fields: dict, threads: int, tokens: int) -> dict:
     "Measure one model, in a process that does nothing else."
     torch.set_num_threads(threads)
     model = decoder(kind, fields)
-    most_memory()
-    seconds = token_times(model, tokens)
-    return {"wall": statistics.median(seconds), "bytes": most_memory()}
+    known, seconds = most_memory() is not None, token_times(model, tokens)
+    return {"wall": statistics.median(seconds), "bytes": most_memory() if known else None}
 
 # %% ../nbs/53_bench.ipynb #6fc24863
 def decode_times(
@@ -713,11 +715,12 @@ def decode_times(
     repeat: int = 3,                    # Rounds
     fields: dict = LLAMA,               # Of the model
     tokens: int = 24,                   # Decoded in each process
+    threads: int = 0,                   # 0 is as many as torch has
 ) -> dict[str, dict]:                   # By kind: median seconds of a token, most bytes, rounds
     "Time a token, and measure memory, in processes that take turns."
     code = "import json, sys; from pathlm.bench import decode; print(json.dumps(decode(*json.loads(sys.argv[1]))))"
     def run(kind):
-        argument = json.dumps([kind, fields, torch.get_num_threads(), tokens])
+        argument = json.dumps([kind, fields, threads or torch.get_num_threads(), tokens])
         done = subprocess.run([sys.executable, "-c", code, argument], check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout.splitlines()[-1])
     found = [{kind: run(kind) for kind in kinds} for _ in range(repeat)]
@@ -732,14 +735,16 @@ def bench_decode(
     repeat: int = 3,          # Rounds
 ) -> Iterator[dict]:          # Rows, with tokens a second
     "Time the decoding of a model, dense and packed."
-    def name(kind): return f"decoding, {kind}, head packed, embedding float32"
-    ours = [kind for kind in DECODERS[2:] if (case or "") in name(kind)]
-    took = decode_times((*DECODERS[:2], *ours), repeat) if ours else {}
-    for kind, peer in product(ours, DECODERS[:2]):
-        own, other, against = took[kind], took[peer], f"dense {peer}, torch {torch.__version__}"
-        for metric, unit, key, scale in ("a token", "ms", "wall", 1e3), ("peak memory", "MB", "bytes", 1e-6):
-            if own[key]: yield row("kernels", name(kind), metric, unit, scale*own[key], against, scale*other[key],
-                                   repeat) | {"tokens_per_s": 1/own["wall"]}
+    for threads in sorted({1, torch.get_num_threads()}):
+        def name(kind): return f"decoding, {kind}, head packed, embedding float32, threads {threads}"  # noqa: B023
+        ours = [kind for kind in DECODERS[2:] if (case or "") in name(kind)]
+        took = decode_times((*DECODERS[:2], *ours), repeat, threads=threads) if ours else {}
+        for kind, peer in product(ours, DECODERS[:2]):
+            own, other, against = took[kind], took[peer], f"dense {peer}, torch {torch.__version__}"
+            more = {"tokens_per_s": 1/own["wall"], "threads": threads}
+            for metric, unit, key, scale in ("a token", "ms", "wall", 1e3), ("peak memory", "MB", "bytes", 1e-6):
+                if own[key]: yield row("kernels", name(kind), metric, unit, scale*own[key], against, scale*other[key],
+                                       repeat) | more
 
 # %% ../nbs/53_bench.ipynb #ba53c5d9
 GPU_SHAPES = (4096, 11008), (11008, 4096), (8192, 28672)  # (out, in)

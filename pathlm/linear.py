@@ -321,7 +321,7 @@ class Decoded(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, bias, layer):
         ctx.layer = layer
-        return F.linear(x, layer.effective_weight(), bias)
+        return F.linear(x, layer.effective_weight().to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,11 +1,11 @@
 from pathlm.shiftadd.gpu import *
+from importlib.util import find_spec
 import torch
 from pathlm.base import SettingError
 from pathlm.linear import unpack_mask
 from pathlm.rotation import turn
 import math
 import re
-from importlib.util import find_spec
 from unittest.mock import patch
 from hypothesis import given
 from hypothesis import settings
@@ -48,12 +48,12 @@ def test_scaling_by_adding_to_the_exponent():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -101,12 +101,12 @@ def test_decoding():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -116,8 +116,8 @@ def test_decoding():
            st.sampled_from(BLOCKS), st.integers(1, 4))
     @settings(deadline=None, max_examples=25, derandomize=True)
     def decoding_is_exact(out, in_, bits, kind, block, terms):
-        operands, block, W = packed((out, in_), bits, kind, block, terms)
-        assert torch.equal(decode_gpu(*operands, out, in_, *block), W)
+        operands, sizes, W = packed((out, in_), bits, kind, block, terms)
+        assert torch.equal(decode_gpu(*operands, out, in_, *sizes), W)
 
     if HERE: decoding_is_exact()
     else: print("skipped: no Triton here")
@@ -150,12 +150,12 @@ def test_the_product():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -163,8 +163,9 @@ def test_the_product():
     # %% ../nbs/45_gpu.ipynb #146665c4
     x = torch.cat([gaussian(50, 40)*torch.exp2(torch.randint(-40, 40, (50, 1))), torch.tensor([[0., -0.]*20])])
     assert torch.equal(pieces(x).double().view(3, 51, 40).sum(0), x.double())
-    odd = torch.tensor([[math.inf, -math.inf, math.nan, 1.]])
-    assert torch.equal(pieces(odd).view(3, 4).sum(0)[[0, 1, 3]], odd[0, [0, 1, 3]])
+    odd = torch.tensor([3.4e38, -math.inf, math.nan, 2.**-110*(2 - 2**-23), 2.**-111*(2 - 2**-23)])
+    y = pieces(odd[None]).double().view(3, 5).sum(0)
+    assert y[:2].tolist() == [math.inf, -math.inf] and y[2].isnan() and y[3] == odd[3] and y[4] == 2.**-110
     assert by_bit(x)[3, 7, 2] == x[7, 19] and by_bit(x[:, :37])[5:, :, 4].eq(0).all()
 
 
@@ -195,12 +196,12 @@ def test_the_tests_that_it_passes():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -255,12 +256,12 @@ def test_the_tests_that_it_passes_2():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -314,12 +315,12 @@ def test_the_tests_that_it_passes_3():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -376,12 +377,12 @@ def test_the_tests_that_it_passes_4():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -400,7 +401,7 @@ def test_the_tests_that_it_passes_4():
     # %% ../nbs/45_gpu.ipynb #cdf75937
     if not HERE: print("skipped: no Triton here")
     else:
-        layer, x, kept, found = packed((330, 150), 3, block=(3, 64)), gaussian(2, 150), CHOICES[0], []
+        layer, x, kept, found = packed((1100, 40), 2, block=(3, 16)), gaussian(2, 40), CHOICES[0], []
         for choice in CHOICES[::2]:
             CHOICES[0] = choice
             kernels.cache_clear()
@@ -408,8 +409,9 @@ def test_the_tests_that_it_passes_4():
         CHOICES[0] = kept
         kernels.cache_clear()
         assert len(found) == 8 and all(map(torch.equal, found[2:], found[:-2]))
-        near_exact(x, layer)
-        assert torch.equal(decode_gpu(*layer[0], 330, 150, *layer[1]), layer[2])
+        for layer in layer, packed((1100, 150), 1, "float", (3, 64)), packed((1100, 40), 2, "sum", (1100, 9)):
+            near_exact(gaussian(2, layer[2].shape[1]), layer)
+            assert torch.equal(decode_gpu(*layer[0], *layer[2].shape, *layer[1]), layer[2])
 
 
 def test_the_tests_that_it_passes_5():
@@ -439,12 +441,12 @@ def test_the_tests_that_it_passes_5():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
@@ -461,15 +463,18 @@ def test_the_tests_that_it_passes_5():
         return worst
 
     # %% ../nbs/45_gpu.ipynb #aade3f38
-    operands, block, W = packed((70, 200), 3)
-    x = gaussian(2, 200)
-    for wrong in ((x.double(), *operands, None, None, 70), (x[0], *operands, None, None, 70),
-                  (x[:, :192], *operands, None, None, 70), (x, *operands, W[0], None, 70),
-                  (x, *operands, None, W[0], 70), (x, *operands, None, None, 200),
-                  (x, operands[0], None, None, None, None, 70), (x, operands[0], operands[1].int(), None, None, None, 70),
-                  (x, operands[0], operands[1][1:], None, None, None, 70)):
-        print(refusal(SettingError, lookup_gpu, *wrong, *block))
-    assert "cpu" in refusal(SettingError, lookup_gpu, x.to("meta"), *operands, None, None, 70, *block)
+    (tiles, numbers, _), sizes, W = packed((70, 200), 3)
+    right = dict(x=gaussian(2, 200), tiles=tiles, numbers=numbers, terms=None, bias=None, signs=None, out=70)
+    right |= dict(zip("qrc", sizes))
+    two = dict(zip(("tiles", "numbers"), packed((128, 200), 1)[0])) | {"out": 64}  # Two tiles of one plane, not one of two
+    for wrong in (dict(x=right["x"].double()), dict(x=right["x"][0]), dict(x=right["x"][:, :192]), dict(bias=W[0]),
+                  dict(signs=W[0]), dict(out=200), dict(q=2), dict(q=5), two | {"q": 1}, dict(numbers=None),
+                  dict(numbers=numbers.int()), dict(numbers=numbers[1:]), dict(numbers=numbers.repeat(2)), dict(terms=tiles)):
+        print(refusal(SettingError, lookup_gpu, **right | wrong))
+    assert "planes of" in refusal(SettingError, decode_gpu, **two, terms=None, in_=200, q=1, r=1, c=128)
+    assert "cpu" in refusal(SettingError, lookup_gpu, **right | {"x": right["x"].to("meta")})
+    huge = torch.empty(2**31, dtype=torch.uint8, device="meta")
+    print(refusal(SettingError, decode_gpu, huge, numbers.to("meta"), None, 2**16, 2**16, 4, 1, 128))
     with patch.dict("sys.modules", triton=None): print(refusal(SettingError, kernels.__wrapped__, True))
 
 
@@ -500,36 +505,42 @@ def test_compiled_for_a_card_that_is_not_there():
         codes, scales = fit_weight(gaussian(*shape, seed), bits, kind, block, True, terms)
         (r, c), numbers = scales.block, None if scales.numbers is None else scales.numbers.view(torch.int16)
         laid = [t if t is None or c < 8 else tiled_scales(t, shape[0], r) for t in (numbers, scales.terms)]
-        return (tiled(pack_planes(codes, bits)), *laid), (r, c), decoded(codes, scales)
+        return (tiled(pack_planes(codes, bits)), *laid), (bits, r, c), decoded(codes, scales)
 
     def by_gpu(x, layer, bias=None, signs=None):
         "What the kernels make of `x`."
-        operands, block, W = layer
-        return lookup_gpu(x, *operands, bias, signs, len(W), *block)
+        operands, sizes, W = layer
+        return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
     HERE = find_spec("triton") is not None
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #60ecb71a
-    def machine_code(name, kinds, **constants):
-        "Compile a kernel for compute capability 8.0; `kinds` are the types of arguments that are not whole numbers."
+    def machine_code(name, x="*bf16", **constants):
+        "Compile a kernel for compute capability 8.0, with inputs and outputs of one type."
         import triton
         from triton.backends.compiler import GPUTarget
         f = getattr(kernels(False), name)
         f = f.fn if name.startswith("multiply") else f
+        kinds = {"x": x, "y": x, "bias": x, "tiles": "*u8", "numbers": "*i16", "terms": "*u8", "parts": "*fp32", "W": "*fp32"}
         signature = {p: "constexpr" if p in constants else kinds.get(p, "i32") for p in f.arg_names}
         source = triton.compiler.ASTSource(f, signature, constants)
-        return triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+        return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": True}).asm["ptx"]
 
-    KINDS_OF = {"x": "*bf16", "tiles": "*u8", "numbers": "*i16", "parts": "*fp32", "bias": "*bf16", "y": "*bf16"}
     LADDER = {"terms": None, "Q": 3, "KIND": "ladder", "TERMS": 0, "TILED": True, "N": 64}
+    TERMS = {"numbers": None, "Q": 2, "KIND": "terms", "TERMS": 3, "TILED": True, "N": 64}
+    COMPILED = {"multiply_planes, ladder, bfloat16": LADDER | {"M": 16},
+                "multiply_planes, terms, float16": TERMS | {"M": 16, "x": "*fp16"},
+                "multiply_planes, column-wise": LADDER | {"M": 16, "KIND": "none", "TILED": False},
+                "multiply_decoded, ladder, bfloat16": LADDER | {"M": 16},
+                "multiply_decoded, float, float32": LADDER | {"M": 64, "KIND": "float", "x": "*fp32"},
+                "decode_tiles, terms": TERMS, "add_parts, float16": {"N": 256, "x": "*fp16"}}
 
     # %% ../nbs/45_gpu.ipynb #e0446991
     if not HERE: print("skipped: no Triton here")
     else:
-        codes = {name: machine_code(name, KINDS_OF, M=16, **LADDER) for name in ("multiply_planes", "multiply_decoded")}
-        codes["add_parts"] = machine_code("add_parts", KINDS_OF, N=256)
-        for name, code in codes.items():
+        for what, constants in COMPILED.items():
+            code = machine_code(what.split(",")[0], **constants)
             mma, atomic = len(re.findall(r"mma\.sync", code)), len(re.findall(r"\b(atom|red)\.", code))
-            assert atomic == 0 and (mma > 0) == (name != "add_parts"), name
-            print(f"{name:16} mma: {'yes' if mma else 'no':3}  atomic additions: {atomic}")
+            assert atomic == 0 and (mma > 0) == (what.startswith("multiply") and "float32" not in what), what
+            print(f"{what:34} mma: {'yes' if mma else 'no':3}  atomic additions: {atomic}")

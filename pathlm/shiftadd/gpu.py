@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from statistics import median
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING
@@ -18,17 +19,18 @@ from torch import Tensor
 from ..base import SettingError
 from ..linear import unpack_mask
 from ..rotation import turn
-from .kernels import ROWS, slots, untiled_scales
+from .kernels import GROUP, ROWS, shape_of
 from .layer import Scales, scaled
 
 if TYPE_CHECKING:
     import triton.language as tl
 
 # %% auto #0
-__all__ = ['KERNELS', 'CHOICES', 'BATCH', 'kernel', 'kernels', 'copied', 'shifted', 'shift_all', 'scale_at', 'byte_at',
-           'times_scale', 'weights', 'decode_tiles', 'layout', 'touched', 'told', 'decode_gpu', 'contiguous', 'as_read',
-           'pieces', 'by_bit', 'multiply_planes', 'sixteen_bytes', 'plus_or_minus', 'add_parts', 'multiply_decoded',
-           'portion', 'by_planes', 'by_weights', 'own_inputs', 'lookup_gpu', 'added', 'check_input', 'timed_graph']
+__all__ = ['KERNELS', 'CHOICES', 'BATCH', 'kernel', 'kernels', 'copied', 'launch', 'shifted', 'shift_all', 'scale_at', 'byte_at',
+           'times_scale', 'weights', 'decode_tiles', 'layout', 'told', 'decode_gpu', 'flat', 'as_read', 'pieces',
+           'by_bit', 'multiply_planes', 'sixteen_bytes', 'plus_or_minus', 'add_parts', 'multiply_decoded', 'portion',
+           'by_planes', 'by_weights', 'own_inputs', 'of_first_tile', 'lookup_gpu', 'added', 'check_input',
+           'timed_graph']
 
 # %% ../../nbs/45_gpu.ipynb #fb7e5037
 KERNELS: list[Callable] = []  # In the order in which they are defined
@@ -51,10 +53,9 @@ def kernels(
     interpreted: bool,     # Whether tensors are on the CPU
 ) -> SimpleNamespace:      # The kernels by name
     "Import Triton, and compile or interpret the kernels."
-    try:
-        import triton
-        from triton.runtime.interpreter import InterpretedFunction
-    except ImportError as e: raise SettingError('no Triton here, expected: pip install "pathlm[gpu]"') from e
+    if find_spec("triton") is None: raise SettingError('no Triton here, expected: pip install "pathlm[gpu]"')
+    import triton
+    from triton.runtime.interpreter import InterpretedFunction
     scope = {**globals(), "tl": triton.language}
     for f in KERNELS:
         jit = InterpretedFunction if interpreted else triton.jit
@@ -70,6 +71,16 @@ def copied(f: Callable, scope: dict) -> Callable:
     g = FunctionType(f.__code__, scope, f.__name__)
     g.__annotations__ = f.__annotations__
     return g
+
+# %% ../../nbs/45_gpu.ipynb #8d160557
+def launch(
+    name: str,                # Of a kernel
+    grid: tuple | Callable,   # Programs in three directions, or of the choice N what they are
+    *args: object,            # Its arguments, a tensor first
+    **constants: object,      # Those that it is compiled for
+) -> None:
+    "Launch a kernel where its first argument is."
+    getattr(kernels(args[0].device.type == "cpu"), name)[grid](*args, **constants, enable_fp_fusion=True)
 
 # %% ../../nbs/45_gpu.ipynb #932fbd4b
 @kernel
@@ -153,33 +164,20 @@ def layout(
     terms: Tensor | None,    # Powers of two, uint8
     out: int,                # Rows
     in_: int,                # Columns
+    q: int,                  # Planes
     r: int,                  # Rows that share scales
     c: int,                  # Columns that share scales
 ) -> dict:                   # Arguments that all kernels share
     "Describe a packed weight to the kernels; raise `SettingError` if its parts do not fit together."
-    T, k, R, C = -(-out//ROWS), -(-in_//8), -(-out//max(r, 1)), -(-in_//max(c, 1))
-    Q, scales = tiles.numel()//(T*k*ROWS) if min(out, in_, r, c) > 0 else 0, terms if numbers is None else numbers
-    if tiles.dtype != torch.uint8 or not 1 <= Q <= 4 or tiles.shape != (Q*T*k*ROWS,):
-        raise SettingError(f"tiles {told(tiles)} of a weight ({out}, {in_}) in blocks of {r} x {c}, expected uint8 "
-                           f"({T*k*ROWS},) for each of 1 to 4 planes")
-    S = touched(out, r) if c >= 8 else 0
-    size, kind = T*C*S if c >= 8 else R*C, torch.int16 if terms is None else torch.uint8
-    n = 0 if scales is None else scales.numel()//size
-    known = (1, Q) if terms is None else range(Q, 4*Q + 1, Q)
-    good = scales is not None and n*size == scales.numel() and n in known
-    if (numbers is None) == (terms is None) or scales.dtype != kind or not good:
-        raise SettingError(f"numbers {told(numbers)} and terms {told(terms)} of {Q} planes in blocks of {r} x {c}, "
-                           f"expected one of them, {kind}, a multiple of {size}")
-    if scales.device != tiles.device: raise SettingError(f"scales on {scales.device}, expected {tiles.device}")
-    K = 0 if terms is None else n//Q
-    return dict(T=T, k=k, C=C, S=S, R=R, n=n, r=r, c=c, Q=Q, TERMS=K, TILED=c >= 8,
-                KIND="terms" if K else "float" if n == Q else "ladder")
-
-
-@cache
-def touched(out: int, r: int) -> int:
-    "Count the blocks of rows that a tile may touch."
-    return slots(out, r).shape[1]
+    parts = {"tiles": (tiles, torch.uint8), "numbers": (numbers, torch.int16), "terms": (terms, torch.uint8)}
+    for name, (t, dtype) in parts.items():
+        if t is None: continue
+        if t.dtype != dtype or t.device != tiles.device:
+            raise SettingError(f"{name} {told(t)} on {t.device}, expected {dtype} on {tiles.device}")
+        if t.numel() >= 2**31: raise SettingError(f"{name} {told(t)}, expected fewer than 2^31 on a GPU")
+    *_, S, n, K = shape_of(in_, out, q, r, c, *(0 if t is None else t.numel() for t, _ in parts.values()))
+    return dict(T=-(-out//ROWS), k=-(-in_//8), C=-(-in_//c), S=S, R=-(-out//r), n=n or K*q, r=r, c=c, Q=q, TERMS=K,
+                TILED=c >= 8, KIND="terms" if K else "float" if n == q else "ladder")
 
 
 def told(t: Tensor | None) -> str:
@@ -193,18 +191,18 @@ def decode_gpu(
     terms: Tensor | None,    # Powers of two, uint8
     out: int,                # Rows
     in_: int,                # Columns
+    q: int,                  # Planes
     r: int,                  # Rows that share scales
     c: int,                  # Columns that share scales
 ) -> Tensor:                 # (out, in), float32
     "Decode a packed weight."
-    about = layout(tiles, numbers, terms, out, in_, r, c)
+    about = layout(tiles, numbers, terms, out, in_, q, r, c)
     W = torch.empty(out, in_, device=tiles.device)
-    run = kernels(tiles.device.type == "cpu").decode_tiles[about["T"], -(-in_//64)]
-    run(*map(contiguous, (tiles, numbers, terms)), W, out, in_, **about, N=64)
+    launch("decode_tiles", (about["T"], -(-in_//64)), *map(flat, (tiles, numbers, terms)), W, out, in_, **about, N=64)
     return W
 
 
-def contiguous(t: Tensor | None) -> Tensor | None: return None if t is None else t.contiguous()
+def flat(t: Tensor | None) -> Tensor | None: return None if t is None else t.contiguous().view(-1)
 
 # %% ../../nbs/45_gpu.ipynb #db8eb87d
 def as_read(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -220,7 +218,7 @@ def pieces(
     found, left = [], x
     for _ in range(3):
         found.append(left.bfloat16())
-        left = torch.where(left.isfinite(), left - found[-1].float(), 0)
+        left = torch.where(found[-1].isfinite(), left - found[-1].float(), 0)
     return torch.cat(found).to(as_read(torch.bfloat16, x.device))
 
 
@@ -249,7 +247,7 @@ def multiply_planes(x, tiles, numbers, terms, parts, size, rows, stride, per, ou
         at, apart = scale_at(group, tl.minimum(tile, T - 1), row, block*c, T, C, S, R, n, r, c, TILED)
         y += times_scale(v, numbers, terms, at, apart, plane, Q, KIND, TERMS)
     row += 64*tile
-    tl.store(parts + (tl.program_id(1)*rows + m)*out + row, y, mask=(m < rows) & (row < out))
+    tl.store(parts + (tl.program_id(1)*rows + m).to(tl.int64)*out + row, y, mask=(m < rows) & (row < out))
 
 # %% ../../nbs/45_gpu.ipynb #c94c6d86
 @kernel
@@ -324,8 +322,8 @@ def by_planes(
     per = portion(steps, T*Q*-(-rows//M), 4)
     parts = torch.empty(-(-steps//per)*Q, rows, out, device=x.device)
     grid = lambda use: (-(-64*T//use["N"]), len(parts), -(-rows//M))
-    run = kernels(x.device.type == "cpu").multiply_planes[grid]
-    run(x, *operands, parts, (T*k).bit_length(), rows, x[0].numel() if x.ndim == 4 else 0, per, out, **about, M=M)
+    stride = x[0].numel() if x.ndim == 4 else 0
+    launch("multiply_planes", grid, x, *operands, parts, (T*k).bit_length(), rows, stride, per, out, **about, M=M)
     return parts
 
 
@@ -336,25 +334,29 @@ def by_weights(x: Tensor, operands: tuple, out: int, about: dict) -> Tensor:
     per = portion(in_, T*-(-rows//M), 512)
     parts = torch.empty(-(-in_//per), rows, out, device=x.device)
     grid, x = lambda use: (-(-64*T//use["N"]), len(parts), -(-rows//M)), x.to(as_read(x.dtype, x.device)).contiguous()
-    run = kernels(x.device.type == "cpu").multiply_decoded[grid]
-    run(x, *operands, parts, (T*in_).bit_length(), rows, in_, per, out, **about, M=M)
+    launch("multiply_decoded", grid, x, *operands, parts, (T*in_).bit_length(), rows, in_, per, out, **about, M=M)
     return parts
 
 # %% ../../nbs/45_gpu.ipynb #a6506b15
 def own_inputs(
     x: Tensor,        # (tokens, in), float32
     operands: tuple,  # Tiles, numbers, terms
-    out: int,         # Rows of the weight
     about: dict,      # Of the weight, from `layout`
 ) -> Tensor:          # (q, tokens, in)
     "Scale the inputs for each plane of a weight whose blocks are as high as it is."
-    r, c, Q, R, C, K = (about[key] for key in ("r", "c", "Q", "R", "C", "TERMS"))
-    shapes = (about["n"], R, C), (K, Q, R, C)
-    numbers, terms = (t if t is None else untiled_scales(t, out, r, shape) if about["TILED"] else t.view(shape)
-                      for t, shape in zip(operands[1:], shapes, strict=True))
-    scales = Scales((r, c), Q, None if numbers is None else numbers.view(torch.bfloat16), terms)
+    r, c, Q, C, n, K = (about[key] for key in ("r", "c", "Q", "C", "n", "TERMS"))
+    numbers, terms = (of_first_tile(t, about) for t in operands[1:])
+    scales = Scales((r, c), Q, None if numbers is None else numbers.view(torch.bfloat16).reshape(n, 1, C),
+                    None if terms is None else terms.reshape(K, Q, 1, C))
     wide = scales.each(lambda t: t.repeat_interleave(c, -1)[..., :x.shape[1]], (1, 1))
     return torch.stack([scaled(x[:, None, None], wide.plane(i))[:, 0] for i in range(Q)])
+
+
+def of_first_tile(t: Tensor | None, about: dict) -> Tensor | None:
+    "Take the scales of blocks as high as the weight, (n, C): where tiles have their own, they have the same."
+    if t is None or not about["TILED"]: return t
+    C, m = about["C"], min(GROUP, about["T"])
+    return t[:C*m*about["n"]].view(C, m, -1)[:, 0].T
 
 # %% ../../nbs/45_gpu.ipynb #6ce0f62a
 def lookup_gpu(
@@ -365,21 +367,22 @@ def lookup_gpu(
     bias: Tensor | None,     # (out,)
     signs: Tensor | None,    # (⌈in/8⌉,), uint8, of a rotation of the inputs, as `pack_mask` packs them
     out: int,                # Rows
+    q: int,                  # Planes
     r: int,                  # Rows that share scales
     c: int,                  # Columns that share scales
     exact: bool = False,     # Sums are float32 in any case
 ) -> Tensor:                 # (tokens, out), of the type of x
     "Multiply with a packed weight."
     check_input(x, tiles, bias, signs, out)
-    (tokens, in_), kind, operands = x.shape, x.dtype, tuple(map(contiguous, (tiles, numbers, terms)))
-    about = layout(tiles, numbers, terms, out, in_, r, c)
+    (tokens, in_), kind, operands = x.shape, x.dtype, tuple(map(flat, (tiles, numbers, terms)))
+    about = layout(tiles, numbers, terms, out, in_, q, r, c)
     if not tokens: return x.new_empty(0, out)
     if signs is not None: x = turn(x, 1 - 2*unpack_mask(signs[None], in_)[0].char())
     narrow = c % 8 > 0 and c < in_
     if tokens > BATCH or narrow and r < out: parts = by_weights(x, operands, out, about)
     elif narrow:
-        own = torch.stack([pieces(own) for own in own_inputs(x.float(), operands, out, about)])
-        parts = by_planes(own, operands, out, about | {"KIND": "none"})
+        own = torch.stack([pieces(own) for own in own_inputs(x.float(), operands, about)])
+        parts = by_planes(own, operands, out, about | {"KIND": "none", "c": in_, "C": 1})
     else: parts = by_planes(pieces(x), operands, out, about)
     return added(parts, bias, tokens, kind)
 
@@ -388,8 +391,7 @@ def added(parts: Tensor, bias: Tensor | None, tokens: int, kind: torch.dtype) ->
     "Launch the addition of parts, and of the pieces that the inputs were split into."
     size = tokens*parts.shape[2]
     y = parts.new_empty(tokens, parts.shape[2], dtype=as_read(kind, parts.device))
-    run = kernels(y.device.type == "cpu").add_parts[(-(-size//256),)]
-    run(parts, contiguous(bias), y, parts.numel()//size, size, y.shape[1], N=256)
+    launch("add_parts", (-(-size//256),), parts, flat(bias), y, parts.numel()//size, size, y.shape[1], N=256)
     return y.to(kind)
 
 # %% ../../nbs/45_gpu.ipynb #f0aebd5f
@@ -408,7 +410,7 @@ def timed_graph(
     run: Callable[[], object],  # Launches work on the current stream; with copies enough that weights are cold
     repeat: int = 20,           # How often it is timed
 ) -> float:                     # Seconds that one `run` takes, the median
-    "Time work on a card by replays of a CUDA graph; what is compiled or tuned at the first call is not counted."
+    "Time work on a card by replays of a CUDA graph; what is compiled or tuned, and the first replay, are not counted."
     if not torch.cuda.is_available(): raise SettingError("no CUDA device here, expected one to time a graph on")
     (aside := torch.cuda.Stream()).wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -422,4 +424,5 @@ def timed_graph(
         end.record()
         end.synchronize()
         return start.elapsed_time(end)/1000
-    return median(once() for _ in range(repeat + 1))
+    once()
+    return median(once() for _ in range(repeat))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..base import CheckpointError, MergeError, SettingError, UnknownModuleError
 from ..linear import Decoded, check_finite, dense_weight, linears, near, pack_mask, select, unpack_mask
 from ..objectives import calibrate, check_damp, check_gram, compensate, inverse_root
-from ..rotation import turn, turned
+from ..rotation import turn, turned, unpacked_signs
 from pathlm.shiftadd.bcq import (
     Block,
     assign,
@@ -463,7 +463,7 @@ class ShiftAddLinear(nn.Module):
             raise SettingError(f"x has shape {tuple(x.shape)}, expected (…, {self.in_features})")
         learns = torch.is_grad_enabled() and (x.requires_grad or self.bias is not None and self.bias.requires_grad)
         if learns or x.dtype not in FLOATS or not ready(x.device.type):
-            if signs is not None: x = turn(x, 1 - 2*unpack_mask(signs[None], self.in_features)[0].char())
+            if signs is not None: x = turn(x, unpacked_signs(signs, self.in_features))
             return Decoded.apply(x, self.bias, self)
         y = product_on(x.device.type)(x.reshape(-1, self.in_features), self.planes, self.numbers, self.terms, self.bias,
                                       signs, self.out_features, self.code_bits, *self.block, self.exact)
@@ -486,10 +486,12 @@ class ShiftAddLinear(nn.Module):
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
         shapes = {prefix + name: shape for name, shape in self.shapes().items()}
         size, own = state.get(f"{prefix}size", self.size), {k: state[k] for k in shapes if k in state}
-        found = {k: tuple(t.shape) for k, t in own.items()}
-        if size.tolist() != self.size.tolist() or any(shape != shapes[k] for k, shape in found.items()):
-            raise CheckpointError(f"{prefix}size is {size.tolist()} with {found}, expected {self.size.tolist()} with "
-                                  f"{ {k: shapes[k] for k in found} }")
+        def told(k, t): return tuple(t.shape), t.dtype
+        wrong = [k for k, t in own.items() if told(k, t) != (shapes[k], getattr(self, k.removeprefix(prefix)).dtype)]
+        if size.tolist() != self.size.tolist() or wrong:
+            found = {k: told(k, own[k]) for k in wrong}
+            raise CheckpointError(f"{prefix}size is {size.tolist()} and wrong are {found or 'no others'}, expected "
+                                  f"{self.size.tolist()} and {shapes}")
         parts = {k.removeprefix(prefix): t for k, t in own.items()}
         check_stored(**dict.fromkeys(("planes", "numbers", "terms")) | self.as_stored() | parts, in_=self.in_features,
                      name=prefix)
@@ -518,9 +520,9 @@ def shiftadd_linear_from(
     kept = {k: t for k in ("numbers", "terms") if (t := tensors.get(k)) is not None}
     bits, out, bytes_ = planes.shape if planes.ndim == 3 else (0, 0, 0)
     blocks = (-(-out//max(r, 1)), -(-in_//max(c, 1)))
-    wanted = {"numbers": [(bits, *blocks), (1, *blocks)], "terms": [(bits, *blocks)]}
+    wanted = {"numbers": [(bits, *blocks), (1, *blocks)], "terms": [(K, bits, *blocks) for K in range(1, 5)]}
     good = 1 <= bits <= 4 and min(in_, r, c) > 0 and bytes_ == -(-in_//8) and len(kept) == 1 and all(
-        tuple(t.shape[-3:]) in wanted[k] and t.dtype == {"numbers": torch.int16, "terms": torch.uint8}[k]
+        tuple(t.shape) in wanted[k] and t.dtype == {"numbers": torch.int16, "terms": torch.uint8}[k]
         for k, t in kept.items()) and (bias is None or bias.shape == (out,))
     found = ", ".join(f"{k} {t.dtype} {tuple(t.shape)}" for k, t in kept.items()) or "no scales"
     if not good: raise CheckpointError(

@@ -7,10 +7,10 @@ __all__ = ['PEER', 'SHAPES', 'LLAMA', 'DECODERS', 'GPU_SHAPES', 'BENCHES', 'inte
            'sweep_cases', 'sweep_text', 'bench_sweep', 'bench_race', 'bench_import', 'LlamaShaped', 'training_step',
            'with_ours', 'with_theirs', 'adapter_ways', 'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft',
            'Peak', 'bench_memory', 'bench_search', 'bench_quantize', 'Time', 'in_turns', 'threads_set', 'random_layer',
-           'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways', 'lookup_by', 'lookup_in_c', 'held',
-           'copies', 'read_ways', 'title', 'kernel_times', 'turning', 'kernel_rows', 'bench_kernels', 'decoder',
-           'token_times', 'most_memory', 'decode', 'decode_times', 'bench_decode', 'bench_gpu', 'gpu_time', 'bench',
-           'bench_table']
+           'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways', 'alone_ways', 'lookup_by',
+           'lookup_in_c', 'held', 'copies', 'read_ways', 'title', 'kernel_times', 'turning', 'kernel_rows',
+           'bench_kernels', 'decoder', 'token_times', 'most_memory', 'decode', 'decode_times', 'bench_decode',
+           'bench_gpu', 'gpu_time', 'bench', 'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
@@ -414,7 +414,7 @@ def in_turns(
     ways: dict[str, Callable[[], object]],   # What to time
     seed: int = 0,                           # Of the order in each round
     calls: int = 5,                          # Timed calls of a turn
-    warm: float = .002,                      # Seconds of calls before them
+    warm: float = .02,                      # Seconds of calls before them
 ) -> dict[str, Time]:
     "Time callables in turns of several calls, in random order."
     draw, seconds = random.Random(seed), {name: [] for name in ways}
@@ -511,18 +511,25 @@ def other_ways(
     out: int,            # Rows
     in_: int,            # Columns
 ) -> dict[str, Way]:     # By name
-    "List what zeros and integer grids buy, and the instruction sets."
+    "List what zeros and integer grids buy."
     def zeros():
         with warnings.catch_warnings(action="ignore"):  # That the format is in beta
             S = (W := torch.randn(out, in_)).mul_(torch.rand_like(W) < .5).to_sparse_csr()
             return torch.sparse_csr_tensor(S.crow_indices().int(), S.col_indices().int(), S.values(), S.shape)
     def grid(): return GridLinear(*rtn(torch.randn(out, in_), 4))
-    ways = {"half zeros, torch CSR": Way(zeros, lambda W, x: (W @ x.T).T),
+    return {"half zeros, torch CSR": Way(zeros, lambda W, x: (W @ x.T).T),
             "4 bits, GridLinear": Way(grid, lambda layer, x: layer(x))}
-    for name in kernels.instructions():
-        ways[f"3 bits, {name}"] = Way(partial(random_layer, out, in_, 3), partial(lookup_by, name))
-    for name, way in our_ways(out, in_).items(): ways[f"{name}, C alone"] = way._replace(run=lookup_in_c)
-    return ways if kernels.instructions() else dict(list(ways.items())[:2])
+
+
+def alone_ways(
+    out: int,            # Rows
+    in_: int,            # Columns
+) -> dict[str, Way]:     # By name; none where there are no kernels
+    "List the instruction sets, and the C function alone, for one vector and one thread."
+    if not kernels.instructions(): return {}
+    ways = {f"{name}, C alone": way._replace(run=lookup_in_c) for name, way in our_ways(out, in_).items()}
+    layer = partial(random_layer, out, in_, 3)
+    return ways | {f"3 bits, {name}": Way(layer, partial(lookup_by, name)) for name in kernels.instructions()}
 
 
 def lookup_by(name: str, layer: ShiftAddLinear, x: Tensor) -> Tensor:
@@ -591,19 +598,18 @@ def kernel_times(
     case: str | None = None,                      # Only cases whose name contains this
     seed: int = 0,                                # Of weights and orders
     repeat: int = 3,                              # Rounds
-    others: bool = False,                         # Whether `other_ways` are timed, not ours
+    those: Callable = our_ways,                   # Or `alone_ways`, or `other_ways`
     counts: tuple[int, ...] = (1, 4, 16, 64),     # Batches
     cold: int = 300_000_000,                      # Bytes that pass before a copy is used again
 ) -> Iterator[dict]:                              # By threads and batch: what each way took, and its bytes
     "Time all ways to multiply with a weight of one shape."
     torch.manual_seed(seed)
-    ways, peers = other_ways(out, in_) if others else our_ways(out, in_), None
-    single = [n for n in ways if n.endswith((*kernels.instructions(), "C alone"))]  # With one vector and one thread
+    ways, peers = those(out, in_), None
     @cache
     def weights(name): return (of := copies((ways | peers)[name], cold)), held(of[0])
-    for threads, batch in product(sorted({1, torch.get_num_threads()}), counts):
+    for threads, batch in [(1, 1)] if those is alone_ways else product(sorted({1, torch.get_num_threads()}), counts):
         found = {"shape": [out, in_], "batch": batch, "threads": threads}
-        names = [n for n in ways if (threads == batch == 1 or n not in single) and (case or "") in title(n, found)]
+        names = [n for n in ways if (case or "") in title(n, found)]
         if not names: continue
         peers = peers or torch_ways(out, in_) | read_ways(out, in_)
         names += [n for n in peers if n[8:] in {own[:6] for own in names} or n.startswith("torch")]
@@ -651,8 +657,8 @@ def bench_kernels(
     repeat: int = 3,          # Rounds, of five timed calls each
 ) -> Iterator[dict]:          # Rows
     "Time packed layers against torch's products and a plain read, and what zeros and integer grids buy."
-    for shape, others in (*((shape, False) for shape in SHAPES), (SHAPES[0], True)):
-        for found in kernel_times(*shape, case, seed, repeat, others): yield from kernel_rows(found)
+    for shape, those in (*product(SHAPES, [our_ways]), (SHAPES[0], alone_ways), (SHAPES[0], other_ways)):
+        for found in kernel_times(*shape, case, seed, repeat, those): yield from kernel_rows(found)
 
 # %% ../nbs/53_bench.ipynb #9baf027a
 LLAMA = dict(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=6, num_attention_heads=16,

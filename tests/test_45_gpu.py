@@ -409,9 +409,9 @@ def test_the_tests_that_it_passes_4():
         CHOICES[0] = kept
         kernels.cache_clear()
         assert len(found) == 8 and all(map(torch.equal, found[2:], found[:-2]))
-        for layer in layer, packed((1100, 150), 1, "float", (3, 64)), packed((1100, 40), 2, "sum", (1100, 9)):
-            near_exact(gaussian(2, layer[2].shape[1]), layer)
-            assert torch.equal(decode_gpu(*layer[0], *layer[2].shape, *layer[1]), layer[2])
+        for some in layer, packed((1100, 150), 1, "float", (3, 64)), packed((1100, 40), 2, "sum", (1100, 9)):
+            near_exact(gaussian(2, some[2].shape[1]), some)
+            assert torch.equal(decode_gpu(*some[0], *some[2].shape, *some[1]), some[2])
 
 
 def test_the_tests_that_it_passes_5():
@@ -468,8 +468,8 @@ def test_the_tests_that_it_passes_5():
     right |= dict(zip("qrc", sizes))
     two = dict(zip(("tiles", "numbers"), packed((128, 200), 1)[0])) | {"out": 64}  # Two tiles of one plane, not one of two
     for wrong in (dict(x=right["x"].double()), dict(x=right["x"][0]), dict(x=right["x"][:, :192]), dict(bias=W[0]),
-                  dict(signs=W[0]), dict(out=200), dict(q=2), dict(q=5), two | {"q": 1}, dict(numbers=None),
-                  dict(numbers=numbers.int()), dict(numbers=numbers[1:]), dict(numbers=numbers.repeat(2)), dict(terms=tiles)):
+                  dict(signs=W[0]), dict(out=200), dict(q=2), dict(q=5), two | {"q": 1}, dict(terms=tiles),
+                  *(dict(numbers=n) for n in (None, numbers.int(), numbers[1:], numbers.repeat(2)))):
         print(refusal(SettingError, lookup_gpu, **right | wrong))
     assert "planes of" in refusal(SettingError, decode_gpu, **two, terms=None, in_=200, q=1, r=1, c=128)
     assert "cpu" in refusal(SettingError, lookup_gpu, **right | {"x": right["x"].to("meta")})
@@ -522,7 +522,8 @@ def test_compiled_for_a_card_that_is_not_there():
         from triton.backends.compiler import GPUTarget
         f = getattr(kernels(False), name)
         f = f.fn if name.startswith("multiply") else f
-        kinds = {"x": x, "y": x, "bias": x, "tiles": "*u8", "numbers": "*i16", "terms": "*u8", "parts": "*fp32", "W": "*fp32"}
+        kinds = {"tiles": "*u8", "numbers": "*i16", "terms": "*u8", "parts": "*fp32", "W": "*fp32"}
+        kinds |= dict.fromkeys(("x", "bias", "y"), x)
         signature = {p: "constexpr" if p in constants else kinds.get(p, "i32") for p in f.arg_names}
         source = triton.compiler.ASTSource(f, signature, constants)
         return triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": True}).asm["ptx"]

@@ -414,7 +414,7 @@ def in_turns(
     ways: dict[str, Callable[[], object]],   # What to time
     seed: int = 0,                           # Of the order in each round
     calls: int = 5,                          # Timed calls of a turn
-    warm: float = .02,                      # Seconds of calls before them
+    warm: float = .02,                       # Seconds of calls before them
 ) -> dict[str, Time]:
     "Time callables in turns of several calls, in random order."
     draw, seconds = random.Random(seed), {name: [] for name in ways}
@@ -527,7 +527,8 @@ def alone_ways(
 ) -> dict[str, Way]:     # By name; none where there are no kernels
     "List the instruction sets, and the C function alone, for one vector and one thread."
     if not kernels.instructions(): return {}
-    ways = {f"{name}, C alone": way._replace(run=lookup_in_c) for name, way in our_ways(out, in_).items()}
+    ways = {f"{name}, C alone": way._replace(run=lookup_in_c) for name, way in our_ways(out, in_).items()
+            if way.dtype == torch.float32}  # Which C takes
     layer = partial(random_layer, out, in_, 3)
     return ways | {f"3 bits, {name}": Way(layer, partial(lookup_by, name)) for name in kernels.instructions()}
 

@@ -19,6 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 import pathlm.shiftadd.kernels as module
+from pathlm.bench import threads_set
 from pathlm.linear import pack_mask
 from pathlm.rotation import RotatedLinear
 from pathlm.rotation import rotation
@@ -217,10 +218,7 @@ def test_laws_3():
     # %% ../nbs/43_kernels.ipynb #0509e0b7
     def under(threads, f):
         "Call with a number of threads."
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try: return f()
-        finally: torch.set_num_threads(before)
+        with threads_set(threads): return f()
 
     def in_a_fork(f):
         "Whether a forked process finds `f()` true within a minute; None where processes do not fork."

@@ -1,9 +1,9 @@
 from pathlm.shiftadd.gpu import *
-from importlib.util import find_spec
 import torch
 from pathlm.base import SettingError
-from pathlm.linear import unpack_mask
 from pathlm.rotation import turn
+from pathlm.rotation import unpacked_signs
+from pathlm.shiftadd.kernels import has_triton
 import math
 import re
 from unittest.mock import patch
@@ -55,7 +55,7 @@ def test_scaling_by_adding_to_the_exponent():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #9841b8fe
@@ -108,7 +108,7 @@ def test_decoding():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #999b9ae8
@@ -157,7 +157,7 @@ def test_the_product():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #146665c4
@@ -203,14 +203,14 @@ def test_the_tests_that_it_passes():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #fc3eb646
     def near_exact(x, layer, bias=None, signs=None, tolerance=1e-5):
         "Assert that a product is right; return the largest error, over the sum of absolute values."
         W, X = layer[2].double(), x.double()
-        if signs is not None: X = turn(X, 1 - 2*unpack_mask(signs[None], x.shape[1])[0].char())
+        if signs is not None: X = turn(X, unpacked_signs(signs, x.shape[1]))
         y, exact, most = by_gpu(x, layer, bias, signs), X @ W.T, X.abs() @ W.abs().T
         if bias is not None: exact, most = exact + bias.double(), most + bias.double().abs()
         worst = ((y.double() - exact).abs()/(most + 1e-30)).max().item()
@@ -263,14 +263,14 @@ def test_the_tests_that_it_passes_2():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #fc3eb646
     def near_exact(x, layer, bias=None, signs=None, tolerance=1e-5):
         "Assert that a product is right; return the largest error, over the sum of absolute values."
         W, X = layer[2].double(), x.double()
-        if signs is not None: X = turn(X, 1 - 2*unpack_mask(signs[None], x.shape[1])[0].char())
+        if signs is not None: X = turn(X, unpacked_signs(signs, x.shape[1]))
         y, exact, most = by_gpu(x, layer, bias, signs), X @ W.T, X.abs() @ W.abs().T
         if bias is not None: exact, most = exact + bias.double(), most + bias.double().abs()
         worst = ((y.double() - exact).abs()/(most + 1e-30)).max().item()
@@ -322,14 +322,14 @@ def test_the_tests_that_it_passes_3():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #fc3eb646
     def near_exact(x, layer, bias=None, signs=None, tolerance=1e-5):
         "Assert that a product is right; return the largest error, over the sum of absolute values."
         W, X = layer[2].double(), x.double()
-        if signs is not None: X = turn(X, 1 - 2*unpack_mask(signs[None], x.shape[1])[0].char())
+        if signs is not None: X = turn(X, unpacked_signs(signs, x.shape[1]))
         y, exact, most = by_gpu(x, layer, bias, signs), X @ W.T, X.abs() @ W.abs().T
         if bias is not None: exact, most = exact + bias.double(), most + bias.double().abs()
         worst = ((y.double() - exact).abs()/(most + 1e-30)).max().item()
@@ -384,14 +384,14 @@ def test_the_tests_that_it_passes_4():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #fc3eb646
     def near_exact(x, layer, bias=None, signs=None, tolerance=1e-5):
         "Assert that a product is right; return the largest error, over the sum of absolute values."
         W, X = layer[2].double(), x.double()
-        if signs is not None: X = turn(X, 1 - 2*unpack_mask(signs[None], x.shape[1])[0].char())
+        if signs is not None: X = turn(X, unpacked_signs(signs, x.shape[1]))
         y, exact, most = by_gpu(x, layer, bias, signs), X @ W.T, X.abs() @ W.abs().T
         if bias is not None: exact, most = exact + bias.double(), most + bias.double().abs()
         worst = ((y.double() - exact).abs()/(most + 1e-30)).max().item()
@@ -448,14 +448,14 @@ def test_the_tests_that_it_passes_5():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #fc3eb646
     def near_exact(x, layer, bias=None, signs=None, tolerance=1e-5):
         "Assert that a product is right; return the largest error, over the sum of absolute values."
         W, X = layer[2].double(), x.double()
-        if signs is not None: X = turn(X, 1 - 2*unpack_mask(signs[None], x.shape[1])[0].char())
+        if signs is not None: X = turn(X, unpacked_signs(signs, x.shape[1]))
         y, exact, most = by_gpu(x, layer, bias, signs), X @ W.T, X.abs() @ W.abs().T
         if bias is not None: exact, most = exact + bias.double(), most + bias.double().abs()
         worst = ((y.double() - exact).abs()/(most + 1e-30)).max().item()
@@ -475,7 +475,7 @@ def test_the_tests_that_it_passes_5():
     assert "cpu" in refusal(SettingError, lookup_gpu, **right | {"x": right["x"].to("meta")})
     huge = torch.empty(2**31, dtype=torch.uint8, device="meta")
     print(refusal(SettingError, decode_gpu, huge, numbers.to("meta"), None, 2**16, 2**16, 4, 1, 128))
-    with patch.dict("sys.modules", triton=None): print(refusal(SettingError, kernels.__wrapped__, True))
+    with patch.dict(kernels.__wrapped__.__globals__, has_triton=lambda: False): print(refusal(SettingError, kernels.__wrapped__, True))
 
 
 def test_compiled_for_a_card_that_is_not_there():
@@ -512,7 +512,7 @@ def test_compiled_for_a_card_that_is_not_there():
         operands, sizes, W = layer
         return lookup_gpu(x, *operands, bias, signs, len(W), *sizes)
 
-    HERE = find_spec("triton") is not None
+    HERE = has_triton()
     BLOCKS = [(1, 8), (1, 16), (2, 24), (None, 1), (3, 1), (2, 5), (None, None), (4, 12), (70, 9), (1, 128)]
 
     # %% ../nbs/45_gpu.ipynb #60ecb71a

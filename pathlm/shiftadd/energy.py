@@ -233,7 +233,7 @@ def of_grid(layer: nn.Module, batch: int) -> Counts:
 
 def of_planes(layer: nn.Module, batch: int) -> Counts:
     "Count for planes."
-    terms = 1 if layer.terms is None else len(layer.scales.terms)
+    terms = layer.shapes()["terms"][0] or 1
     return lookup_counts(layer.out_features, layer.in_features, batch, layer.code_bits, layer.scale_kind, layer.block,
                          terms)
 

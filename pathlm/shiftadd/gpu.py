@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from statistics import median
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING
@@ -17,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..base import SettingError
-from ..linear import unpack_mask
-from ..rotation import turn
-from .kernels import GROUP, ROWS, shape_of
+from ..rotation import turn, unpacked_signs
+from .kernels import FLOATS, GROUP, ROWS, has_triton, shape_of
 from .layer import Scales, scaled
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def kernels(
     interpreted: bool,     # Whether tensors are on the CPU
 ) -> SimpleNamespace:      # The kernels by name
     "Import Triton, and compile or interpret the kernels."
-    if find_spec("triton") is None: raise SettingError('no Triton here, expected: pip install "pathlm[gpu]"')
+    if not has_triton(): raise SettingError('no Triton here, expected: pip install "pathlm[gpu]"')
     import triton
     from triton.runtime.interpreter import InterpretedFunction
     scope = {**globals(), "tl": triton.language}
@@ -377,7 +375,7 @@ def lookup_gpu(
     (tokens, in_), kind, operands = x.shape, x.dtype, tuple(map(flat, (tiles, numbers, terms)))
     about = layout(tiles, numbers, terms, out, in_, q, r, c)
     if not tokens: return x.new_empty(0, out)
-    if signs is not None: x = turn(x, 1 - 2*unpack_mask(signs[None], in_)[0].char())
+    if signs is not None: x = turn(x, unpacked_signs(signs, in_))
     narrow = c % 8 > 0 and c < in_
     if tokens > BATCH or narrow and r < out: parts = by_weights(x, operands, out, about)
     elif narrow:
@@ -397,7 +395,7 @@ def added(parts: Tensor, bias: Tensor | None, tokens: int, kind: torch.dtype) ->
 # %% ../../nbs/45_gpu.ipynb #f0aebd5f
 def check_input(x: Tensor, tiles: Tensor, bias: Tensor | None, signs: Tensor | None, out: int) -> None:
     "Raise `SettingError` unless a packed weight can be multiplied with `x`."
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or x.ndim != 2:
+    if x.dtype not in FLOATS or x.ndim != 2:
         raise SettingError(f"x {told(x)}, expected (tokens, in) in float32, bfloat16 or float16")
     for name, t, size in ("bias", bias, out), ("signs", signs, -(-x.shape[1]//8)):
         if t is not None and t.shape != (size,): raise SettingError(f"{name} {told(t)}, expected ({size},)")

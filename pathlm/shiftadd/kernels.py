@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROWS', 'GROUP', 'CHUNK', 'SOURCE', 'FLOATS', 'TOKENS', 'FEW', 'DECODED', 'tiled', 'untiled', 'slots', 'tiled_scales',
            'untiled_scales', 'source_key', 'source_flags', 'opened', 'compiled', 'library', 'instructions', 'chosen',
-           'ready', 'Weight', 'shape_of', 'fit', 'flat', 'room', 'packed', 'lookup_cpu', 'by_decoding', 'decoded_rows',
-           'decode_cpu', 'read_bytes', 'lookup_cuda', 'decode_cuda', 'register', 'product_on']
+           'has_triton', 'ready', 'Weight', 'shape_of', 'fit', 'flat', 'room', 'packed', 'lookup_cpu', 'by_decoding',
+           'decoded_rows', 'decode_cpu', 'read_bytes', 'lookup_cuda', 'decode_cuda', 'register', 'product_on']
 
 # %% ../../nbs/43_kernels.ipynb #64d7998f
 import ctypes
@@ -180,13 +180,19 @@ def chosen(
     return list(every.values())[-1] if name is None else every[name]
 
 
+@cache
+def has_triton() -> bool:
+    "Say whether Triton is installed."
+    return find_spec("triton") is not None
+
+
 @torch.compiler.assume_constant_result
 def ready(
     device: str,  # The type of a device, such as "cpu"
 ) -> bool:
     "Say whether packed layers on a device have kernels."
     if os.environ.get("PATHLM_KERNELS") == "off": return False
-    return library() is not None if device == "cpu" else device == "cuda" and find_spec("triton") is not None
+    return library() is not None if device == "cpu" else device == "cuda" and has_triton()
 
 # %% ../../nbs/43_kernels.ipynb #a09aa3c6
 class Weight(ctypes.Structure):

@@ -38,7 +38,7 @@ from pathlm.shiftadd.bcq import (
     tiles,
     untile,
 )
-from .kernels import FLOATS, product_on, ready, slots, tiled, tiled_scales, untiled, untiled_scales
+from .kernels import FLOATS, product_on, ready, shape_of, tiled, tiled_scales, untiled, untiled_scales
 
 # %% ../../nbs/41_shiftadd.ipynb #9931816d
 FIELDS = {torch.float16: (torch.int16, 10, 5), torch.bfloat16: (torch.int16, 7, 8),
@@ -378,14 +378,14 @@ def unpack_planes(
 
 # %% ../../nbs/41_shiftadd.ipynb #8a8318c6
 def check_stored(
-    planes: Tensor,           # (q, out, ⌈in/8⌉), uint8
+    planes: Tensor | None,    # (q, out, ⌈in/8⌉), uint8
     numbers: Tensor | None,   # int16 that hold bfloat16
     terms: Tensor | None,     # uint8
     in_: int,                 # Columns
     name: str = "",           # What to put before the names of tensors in messages
 ) -> None:
     "Raise `CheckpointError` for bits beyond the columns, and for scales that are no numbers."
-    if in_ % 8 and (wrong := int((planes[..., -1] >> in_ % 8).count_nonzero())):
+    if planes is not None and in_ % 8 and (wrong := int((planes[..., -1] >> in_ % 8).count_nonzero())):
         raise CheckpointError(f"{wrong} rows of {name}planes have bits set beyond their {in_} columns, expected none")
     if numbers is not None and (wrong := int((~numbers.view(torch.bfloat16).isfinite()).sum())):
         raise CheckpointError(f"{wrong} of {numbers.numel()} {name}numbers are not finite")
@@ -414,37 +414,40 @@ class ShiftAddLinear(nn.Module):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         "The shapes of planes, numbers and terms as they are stored."
-        (r, c), q, out = self.block, self.code_bits, self.out_features
-        blocks = math.prod(C := (-(-out//r), -(-self.in_features//c)))
-        each = blocks if c < 8 else slots(out, r).numel()*C[1]
-        n, K = (0 if t is None else t.numel()//each for t in (self.numbers, self.terms))
-        return {"planes": (q, out, -(-self.in_features//8)), "numbers": (n, *C), "terms": (K//q, q, *C)}
+        (r, c), q, out, in_ = self.block, self.code_bits, self.out_features, self.in_features
+        counts = (0 if t is None else t.numel() for t in (self.planes, self.numbers, self.terms))
+        *_, n, K = shape_of(in_, out, q, r, c, *counts)
+        C = -(-out//r), -(-in_//c)
+        return {"planes": (q, out, -(-in_//8)), "numbers": (n, *C), "terms": (K, q, *C)}
 
     def ordered(self, name: str, t: Tensor) -> Tensor:
         "Bring planes or scales from the order in which they are stored to that in which they are read."
         if name == "planes": return tiled(t)
         return tiled_scales(t, self.out_features, self.block[0]) if self.block[1] >= 8 else t.flatten()
 
+    def part(self, name: str) -> Tensor | None:
+        "Planes, numbers or terms as they are stored, or None."
+        if (t := getattr(self, name)) is None: return None
+        shape, (r, c) = self.shapes()[name], self.block
+        if name == "planes": return untiled(t, shape[1], shape[2], shape[0])
+        return t.view(shape) if c < 8 else untiled_scales(t, self.out_features, r, shape)
+
     def as_stored(self) -> dict[str, Tensor]:
         "Planes and scales as they are stored."
-        shapes, (r, c) = self.shapes(), self.block
-        q, out, k = shapes["planes"]
-        def scale(name, t): return t.view(shapes[name]) if c < 8 else untiled_scales(t, out, r, shapes[name])
-        found = {name: scale(name, t) for name in ("numbers", "terms") if (t := getattr(self, name)) is not None}
-        return {"planes": untiled(self.planes, out, k, q)} | found
+        return {name: t for name in ("planes", "numbers", "terms") if (t := self.part(name)) is not None}
 
     @property
     def scales(self) -> Scales:
         "The layer's scales."
-        own = self.as_stored()
-        numbers = own["numbers"].view(torch.bfloat16) if "numbers" in own else None
-        return Scales(self.block, self.code_bits, numbers, own.get("terms"))
+        numbers = self.part("numbers")
+        return Scales(self.block, self.code_bits, None if numbers is None else numbers.view(torch.bfloat16),
+                      self.part("terms"))
 
     scale_kind = property(lambda self: self.scales.kind)
 
     def codes(self) -> Tensor:
         "Unpack the codes, (out, in)."
-        return unpack_planes(self.as_stored()["planes"], self.in_features)
+        return unpack_planes(self.part("planes"), self.in_features)
 
     def effective_weight(self) -> Tensor:
         "The matrix that it multiplies with, (out, in)."
@@ -473,7 +476,7 @@ class ShiftAddLinear(nn.Module):
         "Compute what `forward` computes from look-ups, shifts and additions, (6), without a kernel."
         if x.shape[-1] != self.in_features:
             raise SettingError(f"x has shape {tuple(x.shape)}, expected (…, {self.in_features})")
-        y = lookup(x.reshape(-1, self.in_features).float(), self.as_stored()["planes"], self.scales)
+        y = lookup(x.reshape(-1, self.in_features).float(), self.part("planes"), self.scales)
         y = y.view(*x.shape[:-1], self.out_features).to(x.dtype)
         return y if self.bias is None else y + self.bias
 
@@ -493,8 +496,7 @@ class ShiftAddLinear(nn.Module):
             raise CheckpointError(f"{prefix}size is {size.tolist()} and wrong are {found or 'no others'}, expected "
                                   f"{self.size.tolist()} and {shapes}")
         parts = {k.removeprefix(prefix): t for k, t in own.items()}
-        check_stored(**dict.fromkeys(("planes", "numbers", "terms")) | self.as_stored() | parts, in_=self.in_features,
-                     name=prefix)
+        check_stored(*map(parts.get, ("planes", "numbers", "terms")), self.in_features, prefix)
         for k, t in parts.items(): state[prefix + k] = self.ordered(k, t)
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 

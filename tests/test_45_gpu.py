@@ -475,7 +475,8 @@ def test_the_tests_that_it_passes_5():
     assert "cpu" in refusal(SettingError, lookup_gpu, **right | {"x": right["x"].to("meta")})
     huge = torch.empty(2**31, dtype=torch.uint8, device="meta")
     print(refusal(SettingError, decode_gpu, huge, numbers.to("meta"), None, 2**16, 2**16, 4, 1, 128))
-    with patch.dict(kernels.__wrapped__.__globals__, has_triton=lambda: False): print(refusal(SettingError, kernels.__wrapped__, True))
+    with patch.dict(kernels.__wrapped__.__globals__, has_triton=lambda: False):
+        print(refusal(SettingError, kernels.__wrapped__, True))
 
 
 def test_compiled_for_a_card_that_is_not_there():

@@ -176,8 +176,7 @@ def bench_race(
     def theirs(): won["peer"] = straightforward(model, todo, names, RATES)
     seconds = interleaved(repeat, ours, theirs)
     (layer, rate), loss = min(won["peer"].items(), key=lambda item: item[1])
-    found = won["ours"]
-    same = found.layer == layer and found.rank == rank_of_rate(rate, 256) or rate == 0 and found.layer is None
+    same = won["ours"].winner == (None if rate == 0 else (layer, rank_of_rate(rate, 256)))
     yield row("sweep", f"{name}, {'same winner' if same else 'ANOTHER WINNER'}", "wall time", "s", seconds[0],
               PEER, seconds[1], repeat)
 

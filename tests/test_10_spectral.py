@@ -9,8 +9,8 @@ from pathlm.base import SettingError
 from pathlm.base import digest
 from pathlm.evaluate import Batch
 from pathlm.evaluate import batch_nll
-from pathlm.linear import blocks
 from pathlm.linear import effective_weight
+from pathlm.linear import select
 from pathlm.objectives import whiten
 import tempfile
 from hypothesis import given
@@ -176,9 +176,14 @@ def test_everything_that_ran_before_returns_what_it_returned():
         torch.manual_seed(0)
         for p in model.parameters(): p.data.normal_(0, .2)
         weights, spectra = digest(*model.parameters()), decompose(model.eval())
-        candidates = {n: [0, 3, 11] for n in spectra}
-        fast, slow = (f(model, random_batch(), spectra, candidates) for f in (losses, plain_losses))
-        torch.testing.assert_close(fast.pop(None), batch_nll(model, random_batch()).detach(), rtol=1e-5, atol=1e-5)
+        changes = truncations(model, spectra, {n: [0, 3, 11] for n in spectra})
+        for i in range(3):
+            several = list(select(model, layers=[i]))
+            changes[i] = {n: changes[n, 3][n] for n in several[-2:]}
+        changes["blocks"] = {n: changes[n, 3][n] for n in spectra}
+        def run(model=model): return batch_nll(model, random_batch())
+        fast, slow = (f(model, run, changes) for f in (tried, tried_plainly))
+        torch.testing.assert_close(fast.pop(None), run(), rtol=1e-5, atol=1e-5)
         assert fast.keys() == slow.keys() and digest(*model.parameters()) == weights
         for k in fast: torch.testing.assert_close(fast[k], slow[k], rtol=1e-5, atol=1e-5)
 
@@ -203,23 +208,19 @@ def test_everything_that_ran_before_returns_what_it_returned_2():
         return Batch(ids[:, :-1], mask, ids[:, 1:].where(mask.bool(), -100), torch.tensor([0, 1, 1]))
 
     # %% ../nbs/10_spectral.ipynb #0cbcd4e3
-    calls = []
-    def run(model, batch):
-        hooks = [m.register_forward_hook(lambda m, *_: calls.append(m)) for m in blocks(model)[1]]
-        try: return batch_nll(model, batch)
-        finally: [h.remove() for h in hooks]
-
     model = next(tiny_models()).eval()
     with torch.no_grad():
-        *_, (_, known) = passes(model, lambda: run(model, random_batch()))
-        last = model.model.layers[2].mlp.down_proj
-        own = last.weight.clone()
+        *_, (_, known) = passes(model, lambda: batch_nll(model, random_batch()))
+        name, other = "model.layers.2.mlp.down_proj", torch.nn.Linear(48, 32)
+        last = model.get_submodule(name)
         try:
-            with replayed(before(known, last)), holding(last, torch.zeros_like(last.weight)): raise KeyboardInterrupt
+            with replayed(before(known, last)), lent(model, {name: other}): raise KeyboardInterrupt
         except KeyboardInterrupt: pass
-    assert torch.equal(last.weight, own) and not any("forward" in vars(m) for m in model.modules())
+    assert model.get_submodule(name) is last and not any("forward" in vars(m) for m in model.modules())
     spared = {c.module for c in before(known, last)}
     assert last not in spared and model.model.layers[1] in spared
+    up = model.model.layers[2].mlp.up_proj
+    assert up in spared and up not in {c.module for c in before(known, last, up)}
 
 
 def test_the_sweep():
@@ -280,7 +281,8 @@ def test_a_race_to_the_best():
     todo, spectra = [random_batch(i) for i in range(12)], decompose(model)
     rise = sweep(model, todo, spectra, (0, .5, .9)).rise()
     found, (i, j) = race(model, todo, spectra, (0, .5, .9)), np.unravel_index(rise.argmin(), rise.shape)
-    assert found.layer == list(spectra)[i] and found.rank == rank_of_rate((0, .5, .9)[j], spectra[found.layer].full)
+    name = list(spectra)[i]
+    assert found.winner == (name, rank_of_rate((0, .5, .9)[j], spectra[name].full))
     assert math.isclose(found.change, rise.min(), rel_tol=1e-9) and found.alive[-1] < found.alive[0] == 43
 
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PEER', 'SHAPES', 'LLAMA', 'DECODERS', 'GPU_SHAPES', 'BENCHES', 'interleaved', 'row', 'straightforward', 'whole_loss',
-           'sweep_cases', 'sweep_text', 'bench_sweep', 'bench_race', 'bench_import', 'LlamaShaped', 'training_step',
-           'with_ours', 'with_theirs', 'adapter_ways', 'two_blocks', 'bench_vblora', 'named', 'rebuilt', 'bench_svft',
-           'Peak', 'bench_memory', 'bench_search', 'bench_quantize', 'Time', 'in_turns', 'threads_set', 'random_layer',
-           'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways', 'alone_ways', 'lookup_by',
-           'lookup_in_c', 'held', 'copies', 'read_ways', 'title', 'kernel_times', 'turning', 'kernel_rows',
-           'bench_kernels', 'decoder', 'token_times', 'most_memory', 'decode', 'decode_times', 'bench_decode',
-           'bench_gpu', 'gpu_time', 'bench', 'bench_table']
+           'sweep_cases', 'sweep_text', 'bench_sweep', 'bench_race', 'planted_prompts', 'planted_batch',
+           'straightforward_clips', 'clip_losses', 'clip_race', 'bench_clipping', 'bench_import', 'LlamaShaped',
+           'training_step', 'with_ours', 'with_theirs', 'adapter_ways', 'two_blocks', 'bench_vblora', 'named',
+           'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench_search', 'bench_quantize', 'Time', 'in_turns',
+           'threads_set', 'random_layer', 'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way', 'other_ways',
+           'alone_ways', 'lookup_by', 'lookup_in_c', 'held', 'copies', 'read_ways', 'title', 'kernel_times', 'turning',
+           'kernel_rows', 'bench_kernels', 'decoder', 'token_times', 'most_memory', 'decode', 'decode_times',
+           'bench_decode', 'bench_gpu', 'gpu_time', 'bench', 'bench_table']
 
 # %% ../nbs/53_bench.ipynb #b9262503
 import copy
@@ -45,6 +46,7 @@ from .adapters.lora import LoRA, random_rule, rank_space
 from .adapters.svft import SVFT
 from .adapters.vblora import VBLoRA
 from .base import SettingError
+from .clipping import Clip, TextScorer, clips_of, matrices, raced, sweep_clips
 from .evaluate import Batch, batches
 from .grid import GridLinear, gptq, rtn
 from .linear import effective_weight, replace, select, set_weight, walk
@@ -54,7 +56,7 @@ from .shiftadd import kernels
 from .shiftadd.gpu import timed_graph
 from .shiftadd.layer import ShiftAddLinear, fit_output, stored
 from .sparsity import sparsify
-from .spectral import RATES, decompose, race, rank_of_rate, sweep
+from .spectral import RATES, decompose, race, rank_of_rate, spectrum, sweep
 from .sqft import SparsePEFT, shared_ranks
 
 # %% ../nbs/53_bench.ipynb #1c24bee4
@@ -179,6 +181,102 @@ def bench_race(
     same = won["ours"].winner == (None if rate == 0 else (layer, rank_of_rate(rate, 256)))
     yield row("sweep", f"{name}, {'same winner' if same else 'ANOTHER WINNER'}", "wall time", "s", seconds[0],
               PEER, seconds[1], repeat)
+
+# %% ../nbs/53_bench.ipynb #c7369ce0
+@torch.no_grad()
+def planted_prompts(
+    seed: int = 0,      # Of weights, prompts and noise
+    depth: int = 12,    # Blocks
+    d: int = 384,       # Width
+    vocab: int = 16384, # Tokens
+    prompts: int = 16,  # Items
+) -> tuple[nn.Module, list[Batch]]:
+    "Make a random model with noise in one MLP, and prompts with the answers that it gave before."
+    from transformers import GPT2Config, GPT2LMHeadModel
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=d, n_layer=depth, n_head=6, n_positions=64, vocab_size=vocab)).eval()
+    noisy = list(select(model, ["mlp.c_fc", "mlp.c_proj"], [2*depth//3]).values())
+    for layer in noisy: set_weight(layer, 10*spectrum(effective_weight(layer)).at(d//20))
+    todo = [planted_batch(model, vocab) for _ in range(prompts//8)]
+    for layer in noisy: set_weight(layer, effective_weight(layer) + .04*torch.randn(effective_weight(layer).shape))
+    return model, todo
+
+# %% ../nbs/53_bench.ipynb #6d773135
+def planted_batch(
+    model: nn.Module,  # A causal language model
+    vocab: int,        # Its tokens
+) -> Batch:            # Eight prompts of unequal length, scored at what follows their last token
+    "Draw prompts, and let the model answer."
+    n, at = torch.randint(16, 33, (8,)), torch.arange(8)
+    mask = (torch.arange(32) < n[:, None]).long()
+    ids, targets = torch.randint(0, vocab, (8, 32))*mask, torch.full((8, 32), -100)
+    targets[at, n - 1] = model(input_ids=ids, attention_mask=mask).logits[at, n - 1].argmax(-1)
+    return Batch(ids, mask, targets, at)
+
+# %% ../nbs/53_bench.ipynb #bbbd5aec
+@torch.no_grad()
+def straightforward_clips(
+    model,                      # A causal language model
+    todo: list[Batch],          # Prompts
+    clips: list[Clip],          # Of the kind "top"
+    layers: dict[tuple, list],  # Block and module to the names of its linear layers
+) -> dict:                      # Loss in nats a token by clip, and by None
+    "Score clips one at a time: decompose, truncate, evaluate, restore."
+    found = {None: whole_loss(model, todo)}
+    for clip in clips:
+        own = [model.get_submodule(n) for n in layers[clip.block, clip.module]]
+        old = [effective_weight(layer).clone() for layer in own]
+        for layer, W in zip(own, old, strict=True):
+            U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+            r = rank_of_rate(clip.amount, len(s))
+            set_weight(layer, (U[:, :r]*s[:r]) @ Vh[:r])
+        found[clip] = whole_loss(model, todo)
+        for layer, W in zip(own, old, strict=True): set_weight(layer, W)
+    return found
+
+# %% ../nbs/53_bench.ipynb #99ab2d96
+def clip_losses(
+    model,                 # A causal language model
+    todo: list[Batch],     # Prompts
+    blocks: list[int],     # Blocks whose MLPs are tried
+) -> dict:                 # Loss in nats a token by clip, and by None
+    "Score clips as the search does, decompositions included."
+    scorer, parts = TextScorer(todo), matrices(model, ["mlp"], layers=blocks)
+    table = sweep_clips(model, scorer, clips_of(parts, "top", RATES), parts)
+    return {clip: (scores[:, 0].sum()/scorer.weights.sum()).item() for clip, scores in table.items()}
+
+# %% ../nbs/53_bench.ipynb #ee416eb3
+def clip_race(
+    model,              # A causal language model
+    todo: list[Batch],  # Prompts
+    seed: int = 0,      # Of the order of the batches
+) -> Clip | None:
+    "Find the best clip by a race, decompositions included."
+    parts = matrices(model, ["mlp"])
+    return raced(model, TextScorer(todo), clips_of(parts, "top", RATES), parts, "loss", 3., None, None, seed)
+
+# %% ../nbs/53_bench.ipynb #893ff7f9
+def bench_clipping(
+    case: str | None = None,  # Only cases whose name contains this
+    seed: int = 0,            # Of weights and prompts
+    repeat: int = 3,          # Interleaved runs
+) -> Iterator[dict]:          # Rows
+    "Time the search of block and rate against the straightforward way."
+    cases = {"all blocks": (list(range(12)), 16), "last two blocks": ([10, 11], 16), "all blocks, race": (None, 64)}
+    for name, (at, prompts) in cases.items():
+        name = f"random GPT-2, 12 x 384, MLPs, {len(RATES)} rates, {name}"
+        if case and case not in name: continue
+        model, todo = planted_prompts(seed, prompts=prompts)
+        blocks, found = at or list(range(12)), {}
+        layers = {(i, "mlp"): list(select(model, ["mlp.c_fc", "mlp.c_proj"], [i])) for i in blocks}
+        clips = [Clip(*where, "top", rate) for where in layers for rate in RATES if rate]
+        def ours(): found["ours"] = clip_losses(model, todo, blocks) if at else clip_race(model, todo, seed)  # noqa: B023
+        def peer(): found["peer"] = straightforward_clips(model, todo, clips, layers)  # noqa: B023
+        seconds = interleaved(repeat, ours, peer)
+        if at: same = all(abs(found["ours"][c] - loss) < 1e-4*loss for c, loss in found["peer"].items())
+        else: same = found["ours"] == min(found["peer"], key=found["peer"].get)
+        same = f"{'same' if same else 'OTHER'} {'losses' if at else 'winner'}"
+        yield row("clipping", f"{name}, {same}", "wall time", "s", seconds[0], PEER, seconds[1], repeat)
 
 # %% ../nbs/53_bench.ipynb #369d738f
 def bench_import(
@@ -791,6 +889,7 @@ def gpu_time(way: Way, batch: int, in_: int, repeat: int) -> tuple[float, int]:
 BENCHES: dict[str, list[Callable]] = {
     "sweep": [bench_sweep, bench_race, bench_import],
     "adapters": [bench_vblora, bench_svft, bench_memory],
+    "clipping": [bench_clipping],
     "search": [bench_search],
     "quantize": [bench_quantize],
     "kernels": [bench_kernels, bench_decode, bench_gpu],

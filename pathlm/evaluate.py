@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['cut', 'json_texts', 'read_documents', 'windows', 'context', 'window_and_stride', 'Batch', 'pack', 'encode', 'batches',
            'scored_logits', 'batch_nll', 'document_nll', 'ratio', 'perplexity', 'summarize', 'evaluate', 'paired',
-           'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
-           'stored_bytes', 'tensor_bytes', 'bits_per_weight']
+           'balanced', 'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
+           'item_scores', 'item_summary', 'stored_bytes', 'tensor_bytes', 'bits_per_weight']
 
 # %% ../nbs/03_evaluate.ipynb #11268bea
 import json
@@ -267,6 +267,23 @@ def paired(
     return ratio(nll_a - nll_b, tokens)
 
 # %% ../nbs/03_evaluate.ipynb #5e2415eb
+def balanced(
+    rows: list[dict],        # Labelled examples
+    labels: Iterable,        # The labels to draw
+    label: str = "label",    # The field that holds the label
+    shots: int = 4,          # Examples to draw
+    seed: int = 0,           # Draws them and their order
+) -> list[dict]:             # As many of each label as can be, in random order
+    "Draw examples balanced over the labels."
+    draw = random.Random(seed)
+    pools = [draw.sample(pool, len(pool)) for l in labels if (pool := [row for row in rows if row[label] == l])]
+    most = sum(map(len, pools))
+    if not 0 <= shots <= most: raise SettingError(f"shots={shots} is not between 0 and the {most} labelled rows")
+    draw.shuffle(pools)
+    turns = [row for turn in zip_longest(*pools) for row in turn if row][:shots]
+    return draw.sample(turns, shots)
+
+# %% ../nbs/03_evaluate.ipynb #e7f37b8f
 def few_shot(
     rows: list[dict],        # Labelled examples
     template: str,           # For `str.format`, from the fields of a row to the text before its answer
@@ -277,13 +294,8 @@ def few_shot(
     gap: str = "\n\n",       # What follows each example
 ) -> str:                    # The text that goes before the question
     "Show solved examples, in random order and balanced over the labels."
-    draw = random.Random(seed)
-    pools = [draw.sample(pool, len(pool)) for l in answers if (pool := [row for row in rows if row[label] == l])]
-    most = sum(map(len, pools))
-    if not 0 <= shots <= most: raise SettingError(f"shots={shots} is not between 0 and the {most} labelled rows")
-    draw.shuffle(pools)
-    turns = [row for turn in zip_longest(*pools) for row in turn if row][:shots]
-    return "".join(template.format(**row) + answers[row[label]] + gap for row in draw.sample(turns, shots))
+    shown = balanced(rows, answers, label, shots, seed)
+    return "".join(template.format(**row) + answers[row[label]] + gap for row in shown)
 
 # %% ../nbs/03_evaluate.ipynb #ab239e25
 def common_prefix(
@@ -353,6 +365,30 @@ def accuracy(
     "Average the credit over items."
     n = len(credit)
     return float(credit.mean()), float(credit.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+# %% ../nbs/03_evaluate.ipynb #6e227d3a
+def item_scores(
+    model: torch.nn.Module,   # A model
+    scorer,                   # Anything with `batches`, `items` and `score`
+    desc: str | None = None,  # The progress bar's label; None shows no bar
+) -> Tensor:                  # (items, 2) float64: loss, and 1 for right, 0 for wrong, a share for a tie, or NaN
+    "Score a model on all items."
+    from tqdm.auto import tqdm
+    where = [scorer.items(batch) for batch in scorer.batches]
+    table = torch.empty(sum(map(len, where)), 2, dtype=torch.float64)
+    with evaluating(model), torch.no_grad():
+        for at, batch in zip(where, tqdm(scorer.batches, desc=desc, disable=desc is None), strict=True):
+            table[at] = scorer.score(model, batch)
+    return table
+
+# %% ../nbs/03_evaluate.ipynb #6dd85b80
+def item_summary(
+    table: Tensor,  # (items, 2) as of `item_scores`
+) -> dict:          # loss, accuracy, each with its standard error, and the number of items
+    "Average loss and credit over items."
+    loss, loss_se = ratio(table[:, 0].numpy(), np.ones(len(table)))
+    right, right_se = accuracy(table[:, 1].numpy())
+    return {"loss": loss, "loss_se": loss_se, "accuracy": right, "accuracy_se": right_se, "n": len(table)}
 
 # %% ../nbs/03_evaluate.ipynb #50c0a0e5
 def stored_bytes(

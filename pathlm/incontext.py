@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TOPICS', 'SHOTS', 'CLEAR', 'WORDS', 'VOCABULARY', 'LABELS', 'NETWORKS', 'EMBEDDED_NETWORKS', 'HELD_OUT', 'Regressor',
            'regression_loss', 'pairs', 'label_prompts', 'readable', 'bayes_labels', 'labeller', 'label_loss', 'Recipe',
-           'find_network', 'learn', 'network', 'store_network', 'stored_network', 'Prompts', 'in_batches',
-           'regression_score', 'regressions', 'label_score', 'labellings', 'mean_score']
+           'find_network', 'learn', 'network', 'store_network', 'stored_network', 'Questions', 'in_batches',
+           'regression_score', 'regressions', 'label_score', 'labellings']
 
 # %% ../nbs/13_icl_networks.ipynb #98116c56
 import math
@@ -277,7 +277,7 @@ def stored_network(
     return net.eval()
 
 # %% ../nbs/13_icl_networks.ipynb #2a113876
-class Prompts(NamedTuple):
+class Questions(NamedTuple):
     "Prompts in batches, and how a network is scored on them."
     batches: list[dict]                             # Tensors by name; `item` numbers the prompts
     score: Callable[[nn.Module, dict], Tensor]      # (B, 2), float64: loss, and 1 for right, 0 for wrong
@@ -291,14 +291,14 @@ HELD_OUT = 2**60  # Seeds from here on belong to no training run
 
 # %% ../nbs/13_icl_networks.ipynb #c0e474a9
 def in_batches(
-    score: Callable[[nn.Module, dict], Tensor],  # As of `Prompts`
-    size: int = 500,                             # Prompts a batch
+    score: Callable[[nn.Module, dict], Tensor],  # As of `Questions`
+    size: int = 100,                             # Prompts a batch
     **tensors: Tensor,                           # (n, …)
-) -> Prompts:
+) -> Questions:
     "Cut prompts into batches."
     tensors["item"] = torch.arange(len(next(iter(tensors.values()))))
     parts = zip(*(t.split(size) for t in tensors.values()))
-    return Prompts([dict(zip(tensors, part)) for part in parts], score)
+    return Questions([dict(zip(tensors, part)) for part in parts], score)
 
 # %% ../nbs/13_icl_networks.ipynb #426567dd
 @torch.no_grad()
@@ -318,7 +318,7 @@ def regressions(
     N: int = 12,     # Demonstrations
     d: int = 4,      # Width of an input
     **settings,      # Of `regression_prompts`: noise, scale, task_rank, input_rank
-) -> Prompts:
+) -> Questions:
     "Make regressions to score on."
     x, y, _ = regression_prompts(n, N, d, seed=HELD_OUT + seed, **settings)
     return in_batches(regression_score, x=x, y=y)
@@ -341,17 +341,7 @@ def labellings(
     n: int,          # Prompts
     seed: int = 0,   # Of the prompts; those of training are others
     **settings,      # Of `label_prompts`: shots, flipped, clear, new
-) -> Prompts:
+) -> Questions:
     "Make labelled prompts to score on."
     tokens, right = label_prompts(n, seed=HELD_OUT + seed, **settings)
     return in_batches(label_score, tokens=tokens, right=right[:, -1])
-
-# %% ../nbs/13_icl_networks.ipynb #d9e1cc15
-def mean_score(
-    net: nn.Module,    # A network
-    prompts: Prompts,  # What to score it on
-) -> dict:             # loss, loss_se; accuracy, accuracy_se, NaN for regressions; n
-    "Average loss and accuracy over prompts, with standard errors."
-    found = torch.cat([prompts.score(net, batch) for batch in prompts.batches])
-    (loss, accuracy), se = found.mean(0).tolist(), (found.std(0)/math.sqrt(len(found))).tolist()
-    return {"loss": loss, "loss_se": se[0], "accuracy": accuracy, "accuracy_se": se[1], "n": len(found)}

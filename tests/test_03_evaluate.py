@@ -1236,6 +1236,50 @@ def test_multiple_choice_6():
         else: raise AssertionError(f"{choice!r} was scored after {prompt!r}")
 
 
+def test_items_that_a_scorer_hands_out():
+    # %% ../nbs/03_evaluate.ipynb #c0f5bf5b
+    def byte_tokenizer(*merges, bos="<s>"):
+        vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        for a, b in merges: vocab[a + b] = len(vocab)
+        t = Tokenizer(models.BPE(vocab, list(merges)))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return PreTrainedTokenizerFast(tokenizer_object=t, bos_token=bos)
+
+    # %% ../nbs/03_evaluate.ipynb #149d5408
+    class Counting(torch.nn.Module):
+        def __init__(self, letters, alpha=0.5):
+            super().__init__()
+            ids = byte_tokenizer(bos=None)(letters)["input_ids"]
+            self.register_buffer("alpha", torch.zeros(256).index_fill(0, torch.tensor(ids), alpha))
+
+        def forward(self, input_ids, **kwargs):
+            seen = F.one_hot(input_ids, 257)[..., :256].cumsum(1)  # (B, T, 256); the token 256 opens a text
+            return SimpleNamespace(logits=torch.log(seen + self.alpha))
+
+    # %% ../nbs/03_evaluate.ipynb #217817e3
+    def tiny(cls, **kwargs):
+        torch.manual_seed(0)
+        if cls is GPT2LMHeadModel: return cls(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=264,
+                                                                    bos_token_id=256, eos_token_id=256))
+        return cls(LlamaConfig(vocab_size=264, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                               num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32, **kwargs))
+
+    # %% ../nbs/03_evaluate.ipynb #2bdf5546
+    class Doubler:
+        "Items 0 to 4 in two batches, in another order; the model is a number to multiply them with."
+        batches = [torch.tensor([4, 1]), torch.tensor([0, 2, 3])]
+        def items(self, batch): return batch
+        def score(self, model, batch): return torch.stack([model.weight[0, 0]*batch, batch % 2], 1).double()
+
+    twice = torch.nn.Linear(1, 1)
+    twice.weight.data.fill_(2)
+    table = item_scores(twice, Doubler())
+    assert table.tolist() == [[0, 0], [2, 1], [4, 0], [6, 1], [8, 0]] and twice.training
+    found = item_summary(table)
+    assert (found["loss"], found["accuracy"], found["n"]) == (4, .4, 5)
+    assert math.isclose(found["loss_se"], math.sqrt(10/5)) and math.isclose(found["accuracy_se"], math.sqrt(.4*.6/4))
+
+
 def test_bytes():
     # %% ../nbs/03_evaluate.ipynb #c0f5bf5b
     def byte_tokenizer(*merges, bos="<s>"):

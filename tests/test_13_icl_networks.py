@@ -8,6 +8,8 @@ from pathlm.base import TextError
 from pathlm.icl import regression_prompts
 import tempfile
 from pathlm.base import digest
+from pathlm.evaluate import item_scores
+from pathlm.evaluate import item_summary
 
 
 def test_regression():
@@ -107,7 +109,7 @@ def test_prompts_to_score_on():
     torch.testing.assert_close(score[:, 0], loss, rtol=1e-5, atol=1e-6)
     assert torch.equal(score[:, 1], (logits.argmax(1) == batch["right"]).double()) and 0 < score[:, 1].mean() < 1
     assert torch.cat([prompts.items(b) for b in prompts.batches]).tolist() == list(range(700))
-    found = mean_score(net, prompts)
+    found = item_summary(item_scores(net, prompts))
     assert found["n"] == 700 and abs(found["loss"] - math.log(2)) < .2 and .015 < found["accuracy_se"] < .02
 
     net, prompts = Regressor(width=16, depth=2).eval(), regressions(600, seed=5, noise=1.)

@@ -19,6 +19,7 @@ HOME = {
     "adapters.svft": "SVFT",
     "adapters.peft": "from_peft to_peft",
     "spectral": "decompose prune sweep race",
+    "clipping": "choose_clip sweep_clips",
     "sparsity": "sparsify sparsity_report",
     "grid": "quantize rounding save_compressed",
     "sqft": "SparsePEFT run_pipeline",

@@ -42,6 +42,60 @@ def test_it_works_2():
             except SystemExit as e: code = e.code
         return code, out.getvalue(), err.getvalue()
 
+    # %% ../nbs/52_cli.ipynb #fa5aafec
+    def reviews(folder):
+        "Write forty reviews in the format of SST-2."
+        Path(f"{folder}/sst2").mkdir()
+        for split, n in ("train_sentences", 8), ("dev", 8), ("test_labelled", 24):
+            rows = [{"sentence": f"{split} {i} was {'good' if i % 2 else 'bad'}", "label": str(i % 2)} for i in range(n)]
+            Path(f"{folder}/sst2/{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    with tempfile.TemporaryDirectory() as d:
+        reviews(d)
+        options = f"--data {d} --shots 2 --module mlp --layers=-1 --by loss".split()
+        code, out, _ = run("prune", "--task", "sst2", *options, "--out", f"{d}/clipped", "--json")
+        found = json.loads(out)
+        assert code == 0 and found["n"] == {"valid": 8, "test": 24} and found["task"] == "sst2"
+        assert json.loads(Path(f"{d}/clipped/search.json").read_text())["table"] == found["table"]
+        assert Path(f"{d}/clipped/search.png").stat().st_size > 5000
+        assert run("prune", "--task", "sst2", *options, "--out", f"{d}/clipped")[1].splitlines()[1].startswith("way")
+        code, out, _ = run("eval", f"{d}/clipped", "--json")
+        assert code == 0 and json.loads(out)["stored_bytes"] == found["stored_bytes"]
+        for argv, said in [(("--task", "sst3", *options), "sst2"), (("--task", "rte", *options), "rte"),
+                           (("--task", "sst2", *options, "--module", "ffn"), "ffn")]:
+            code, out, err = run("prune", *argv, "--out", f"{d}/o")
+            assert (code, out) == (2, "") and said in err and "Traceback" not in err
+        assert not Path(f"{d}/o/config.json").exists()
+
+
+def test_it_works_3():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
+    # %% ../nbs/52_cli.ipynb #e432c3a3
+    with tempfile.TemporaryDirectory() as d:
+        code, out, _ = run("pretrain", "--network", "labels", "--steps", "2", "--out", d, "--json")
+        assert code == 0 and json.loads(out)["step"] == 2 and Path(f"{d}/model.safetensors").is_file()
+        code, out, err = run("pretrain", "--network", "images", "--out", d)
+        assert (code, out) == (2, "") and "regression" in err
+
+
+def test_it_works_4():
+    # %% ../nbs/52_cli.ipynb #27b50488
+    def run(*argv):
+        "Exit code, stdout and stderr of a command."
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main(list(argv))
+            except SystemExit as e: code = e.code
+        return code, out.getvalue(), err.getvalue()
+
     # %% ../nbs/52_cli.ipynb #8c7cd6db
     with tempfile.TemporaryDirectory() as d:
         Path(f"{d}/text.txt").write_text("The sum of two numbers is a number.\n\n" * 300)
@@ -55,7 +109,7 @@ def test_it_works_2():
     assert losses["merged"] < losses["dense"] - .05 and abs(losses["merged"] - losses["beside"]) < .02
 
 
-def test_it_works_3():
+def test_it_works_5():
     # %% ../nbs/52_cli.ipynb #27b50488
     def run(*argv):
         "Exit code, stdout and stderr of a command."
@@ -103,7 +157,7 @@ def test_it_works_3():
         assert {p.name for p in Path(f"{d}/damaged").iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_it_works_4():
+def test_it_works_6():
     # %% ../nbs/52_cli.ipynb #27b50488
     def run(*argv):
         "Exit code, stdout and stderr of a command."
@@ -120,7 +174,7 @@ def test_it_works_4():
     assert run("prune", "--out", "x")[0] == 2 and run("wander")[0] == 2
 
 
-def test_it_works_5():
+def test_it_works_7():
     # %% ../nbs/52_cli.ipynb #27b50488
     def run(*argv):
         "Exit code, stdout and stderr of a command."

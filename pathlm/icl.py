@@ -6,7 +6,7 @@
 __all__ = ['linear_attention', 'moment', 'implicit_update', 'trajectory', 'regression_prompts', 'tokens', 'descend', 'bayes',
            'gradient_step_layer', 'Regression', 'isotropic', 'LinearAttention', 'LinearTransformer', 'by_moment',
            'train_linear_attention', 'demo_gradients', 'noise_covariance', 'log_det', 'bound_term', 'published_terms',
-           'bound_terms', 'pruned_risk']
+           'check_image', 'bound_terms', 'pruned_risk']
 
 # %% ../nbs/11_implicit_gd.ipynb #ed35bff8
 import math
@@ -113,11 +113,11 @@ def bayes(
     task_rank: int | None = None,  # Coordinates that tasks live on; None is all
 ) -> Tensor:                       # (...,), the guess for the query
     "Answer with the mean of w given the demonstrations, the least squared error that is possible."
-    x, known = x[..., :task_rank], y[..., :-1]
-    X = x[..., :-1, :]
-    moments = X.mT @ X + noise**2 * torch.eye(X.shape[-1], dtype=x.dtype, device=x.device)
+    z, known = x[..., :task_rank].double(), y[..., :-1].double()  # float64, for X.T X has X's condition number squared
+    X = z[..., :-1, :]
+    moments = X.mT @ X + noise**2 * torch.eye(X.shape[-1]).to(X)
     w = torch.linalg.pinv(moments, hermitian=True) @ (X.mT @ known[..., None])
-    return (w[..., 0] * x[..., -1, :]).sum(-1)
+    return (w[..., 0] * z[..., -1, :]).sum(-1).to(x.dtype)
 
 # %% ../nbs/11_implicit_gd.ipynb #d6885af5
 def gradient_step_layer(
@@ -169,7 +169,7 @@ def isotropic(
 
 # %% ../nbs/11_implicit_gd.ipynb #388e690d
 class LinearAttention(nn.Module):
-    "One layer of linear attention with a residual, (1); three matrices without biases."
+    "One layer of linear attention with a residual, (2); three matrices without biases."
     def __init__(self,
         D: int,                      # Width of a token
         std: float,                  # Standard deviation of the first weights
@@ -216,7 +216,7 @@ def by_moment(
         V, K, Q = block.W_V.weight, block.W_K.weight, block.W_Q.weight
         h = h + V @ (S @ (K.T @ (Q @ h)))
         if t == len(net.blocks): return -h[..., -1, 0]
-        A = torch.eye(len(V), dtype=V.dtype) + implicit_update(S, V, K, Q)
+        A = torch.eye(len(V)).to(V) + implicit_update(S, V, K, Q)
         S = A @ S @ A.mT
 
 # %% ../nbs/11_implicit_gd.ipynb #a9b3bfe6
@@ -261,9 +261,9 @@ def demo_gradients(
 
 # %% ../nbs/11_implicit_gd.ipynb #2944ff0e
 def noise_covariance(
-    g: Tensor,   # (..., N, m, n), contributions of the demonstrations
+    g: Tensor,   # (..., N, p, q), contributions of the demonstrations
     b: int = 1,  # How many of them a step draws, without replacement
-) -> Tensor:     # (..., mn, mn)
+) -> Tensor:     # (..., pq, pq)
     "Compute the covariance of a step's mean over a random subset (Yao et al. 2024, Assumption 1), (12)."
     N = g.shape[-3]
     if not 1 <= b <= N: raise SettingError(f"b={b} is outside 1 to N={N}")
@@ -272,25 +272,29 @@ def noise_covariance(
 
 # %% ../nbs/11_implicit_gd.ipynb #53d3d1ea
 def log_det(
-    C: Tensor,  # (..., d, d), symmetric and positive semidefinite
-) -> Tensor:    # (...,), minus infinity where C is singular at the level of rounding
+    C: Tensor,        # (..., m, m), symmetric and positive semidefinite
+    tau: float = 0.,  # The identity times tau² is added
+) -> Tensor:          # (...,), minus infinity where C is singular at the level of rounding and tau is zero
     "Compute the logarithm of a determinant, and do not mistake rounding errors for eigenvalues."
     s = torch.linalg.eigvalsh(C)
+    if tau: return (s.clamp(min=0) + tau**2).log().sum(-1)
     singular = s[..., 0] <= C.shape[-1]*torch.finfo(C.dtype).eps*s[..., -1]
     return s.clamp(min=torch.finfo(C.dtype).tiny).log().sum(-1).masked_fill(singular, -math.inf)
 
-# %% ../nbs/11_implicit_gd.ipynb #2f2c8163
-def bound_term(
-    power: Tensor,  # (n,), the squared norm of the step, by prompt
-    C: Tensor,      # (n, d, d), the covariance of its noise
-) -> float:         # Infinite if a covariance is singular; zero for d = 0
-    "Compute a step's term in the bound, twice the least expected KL divergence, (14)."
-    d, logdet = C.shape[-1], log_det(C).mean().item() if C.shape[-1] else 0.
-    if d == 0: return 0.
-    a = (power + C.diagonal(dim1=-2, dim2=-1).sum(-1)).mean().item()
-    return d*math.log(a/d) - logdet if math.isfinite(logdet) else math.inf
-
 # %% ../nbs/11_implicit_gd.ipynb #3e697943
+def bound_term(
+    power: Tensor,    # (n,), the squared norm of the step, by prompt
+    C: Tensor,        # (n, m, m), the covariance of its noise
+    tau: float = 0.,  # Standard deviation of a ridge noise that is added
+) -> float:           # Infinite if a covariance is singular and tau is zero; zero for m = 0
+    "Compute a step's term in the bound, twice the least expected KL divergence, (14)."
+    m = C.shape[-1]
+    if m == 0: return 0.
+    logdet = log_det(C, tau).mean().item()
+    a = (power + C.diagonal(dim1=-2, dim2=-1).sum(-1)).mean().item() + tau**2*m
+    return m*math.log(a/m) - logdet if math.isfinite(logdet) else math.inf
+
+# %% ../nbs/11_implicit_gd.ipynb #6dff9e65
 def published_terms(
     layers: list,  # L triples W_V, W_K, W_Q, each (D, D)
     H: Tensor,     # (n, D, N+1), prompts
@@ -298,11 +302,23 @@ def published_terms(
 ) -> list[float]:  # L terms; a term is infinite if its covariance is singular
     "Compute the terms of Theorem 2 of Yao et al. (2024), the expectation inside of the logarithm."
     g, (dW, G) = demo_gradients(layers, H), trajectory(layers, moment(H))
-    A = torch.eye(H.shape[-2], dtype=H.dtype) + G.cumsum(0) - G
+    A = torch.eye(H.shape[-2]).to(H) + G.cumsum(0) - G
     power = dW.square().sum((-2, -1)) * A.square().sum((-2, -1))
     return [bound_term(p, noise_covariance(parts, b)) for p, parts in zip(power, g, strict=True)]
 
 # %% ../nbs/11_implicit_gd.ipynb #6ca9e749
+def check_image(
+    U: Tensor,    # (D, r)
+    W_V: Tensor,  # (D, D)
+    t: int,       # Its layer, for the message
+) -> None:
+    "Refuse a basis that is not orthonormal or does not span the image of a matrix."
+    off, lost = U.mT @ U - torch.eye(U.shape[-1]).to(U), W_V - U @ (U.mT @ W_V)
+    tol = torch.finfo(W_V.dtype).eps**.5
+    if not off.norm() <= tol: raise SettingError(f"the basis given for layer {t} is not orthonormal")
+    if not lost.norm() <= tol*W_V.norm(): raise SettingError(f"the basis given for layer {t} misses a part of its W_V")
+
+# %% ../nbs/11_implicit_gd.ipynb #8109ca54
 def bound_terms(
     layers: list,                            # L triples W_V, W_K, W_Q, each (D, D)
     H: Tensor,                               # (n, D, N+1), prompts
@@ -311,12 +327,14 @@ def bound_terms(
     images: dict[int, Tensor] | None = None, # Layer, from 0, to an orthonormal basis (D, r) of its W_V's image
 ) -> list[float]:                            # L terms
     "Compute the terms of the repaired bound, (16)."
+    images = images or {}
+    for t, U in images.items():
+        if t not in range(len(layers)): raise SettingError(f"images[{t}] is not one of {len(layers)} layers, from 0")
+        check_image(U, layers[t][0], t)
     terms = []
     for t, g in enumerate(demo_gradients(layers, H)):
-        if t in (images or {}): g = images[t].mT @ g
-        C = noise_covariance(g, b)
-        power = g.mean(-3).square().sum((-2, -1))
-        terms.append(bound_term(power, C + tau**2*torch.eye(C.shape[-1], dtype=C.dtype, device=C.device)))
+        if t in images: g = images[t].mT @ g
+        terms.append(bound_term(g.mean(-3).square().sum((-2, -1)), noise_covariance(g, b), tau))
     return terms
 
 # %% ../nbs/11_implicit_gd.ipynb #58a0849e

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RATES', 'Change', 'Spectrum', 'spectrum', 'output_spectrum', 'sketch', 'rank_of_rate', 'check_amount',
-           'rank_of_energy', 'ranks_of', 'check_known', 'condition_number', 'stable_rank', 'pays', 'FactoredLinear',
-           'truncated', 'decompose', 'prune', 'count', 'Call', 'recorded', 'replayed', 'called_once', 'Stop',
-           'stopping', 'passes', 'before', 'lent', 'tried_plainly', 'tried', 'truncations', 'losses', 'Sweep',
+           'rank_of_energy', 'ranks_of', 'check_known', 'condition_of', 'condition_number', 'stable_rank', 'pays',
+           'FactoredLinear', 'truncated', 'decompose', 'prune', 'count', 'Call', 'recorded', 'replayed', 'called_once',
+           'Stop', 'stopping', 'passes', 'before', 'lent', 'tried_plainly', 'tried', 'truncations', 'losses', 'Sweep',
            'ranks_at', 'by_document', 'sweep', 'gathered', 'sweep_figure', 'Race', 'behind', 'race_of', 'race',
            'compare']
 
@@ -152,12 +152,18 @@ def check_known(
     return ranks
 
 # %% ../nbs/10_spectral.ipynb #3ab64fa4
+def condition_of(
+    s: Tensor,  # (k,) singular values, falling
+) -> float:     # $\sigma_1/\sigma_k$, infinite where the last is at the level of rounding
+    "Divide the largest singular value by the smallest; one at the level of rounding counts as zero."
+    return (s[0]/s[-1]).item() if s[-1] > s[0]*len(s)*torch.finfo(s.dtype).eps else math.inf
+
+# %% ../nbs/10_spectral.ipynb #43333d9d
 def condition_number(
     W: Tensor,  # (out, in)
 ) -> float:     # $\sigma_1/\sigma_k$, infinite for a matrix of lower rank
-    "Compute the condition number in float64; a singular value at the level of rounding counts as zero."
-    s = torch.linalg.svdvals(check_finite("W", W).double())
-    return (s[0]/s[-1]).item() if s[-1] > s[0]*len(s)*torch.finfo(s.dtype).eps else math.inf
+    "Compute the condition number in float64."
+    return condition_of(torch.linalg.svdvals(check_finite("W", W).double()))
 
 # %% ../nbs/10_spectral.ipynb #f5d406fc
 def stable_rank(

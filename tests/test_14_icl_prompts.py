@@ -124,6 +124,9 @@ def test_rows_become_questions():
     assert item_of(TASKS["copa"], CAUSE).solved == "The grass was wet because it had rained."
     assert item_of(TASKS["trec"], {"label": "HUM:ind", "question": "Who was Galileo ?"}).choices[3] == " person"
     assert item_of(TASKS["trec"], {"coarse_label": 3, "text": "Who was Galileo ?"}).label == 3
+    assert item_of(TASKS["agnews"], AS_FILED | {"Class Index": 3}) == item_of(TASKS["agnews"], AS_FILED)
+    assert item_of(TASKS["copa"], CAUSE | {"most-plausible-alternative": 1}).label == 0
+    assert [class_of(TASKS["mrpc"], {"Quality": n}) for n in (0, 1, "0", "1", 2, -1)] == [0, 1, 0, 1, None, None]
     braces = item_of(TASKS["sst2"], {"sentence": "{0} {text} % \\n", "label": "1"})
     assert braces.prompt == "text: {0} {text} % \\n\nsentiment:" and braces.label == 1
 
@@ -179,9 +182,12 @@ def test_rows_become_questions_2():
 
     # %% ../nbs/14_icl_prompts.ipynb #93c2b84a
     for row, wrong in (({"label": "5", "sentence": "a"}, "has the label '5'"), ({"label": -1, "sentence": "a"}, "label -1"),
-                       ({"label": 1.5, "sentence": "a"}, "label 1.5"), ({"sentence": "a"}, "label None"),
-                       ({"label": "1", "body": "a"}, "expected {sentence} or {text}")):
+                       ({"label": 1.5, "sentence": "a"}, "label 1.5"), ({"label": True, "sentence": "a"}, "label True"),
+                       ({"sentence": "a"}, "label None"), ({"label": "1", "body": "a"}, "expected {sentence} or {text}")):
         assert wrong in message(TextError, lambda row=row: item_of(TASKS["sst2"], row, "line 1"))
+    for n in 0, 5, False:
+        wrong = message(TextError, lambda n=n: item_of(TASKS["agnews"], AS_FILED | {"Class Index": n}))
+        assert f"label {n} in Class Index or label; expected one of 1, 2, 3, 4, or in label or coarse_label" in wrong
     assert "'reason'" in message(TextError, lambda: item_of(TASKS["copa"], CAUSE | {"asks-for": "reason"}))
 
 
@@ -535,11 +541,59 @@ def test_what_is_scored():
         return [item._replace(choices=words) for item in made(rows)]
 
     # %% ../nbs/14_icl_prompts.ipynb #b316547f
-    s = torch.tensor([[1., 0.], [1 - 2., 0 - 0.], [0., 0.], [math.nan, 0.], [-math.inf, -math.inf]]).double()
-    table = losses_and_credit(s, torch.zeros(5, dtype=torch.long))
-    expected = [math.log(1 + math.exp(-1)), math.log(1 + math.e), math.log(2), math.inf, math.inf]
+    s = torch.tensor([[1., 0.], [1 - 2., 0 - 0.], [0., 0.], [0., -math.inf], [-math.inf, 0.], [-math.inf]*2]).double()
+    table = losses_and_credit(s, torch.zeros(6, dtype=torch.long))
+    expected = [math.log(1 + math.exp(-1)), math.log(1 + math.e), math.log(2), 0, math.inf, math.inf]
     np.testing.assert_allclose(table[:, 0], expected, atol=1e-12)
-    assert table[:, 1].tolist() == [1, 0, .5, 0, .5]
+    assert table[:, 1].tolist() == [1, 0, .5, 1, 0, .5]
+
+
+def test_what_is_scored_2():
+    # %% ../nbs/14_icl_prompts.ipynb #ab95ae15
+    tokenizer = tf.AutoTokenizer.from_pretrained(Path(pretrained.__code__.co_filename).parent/"embedded")
+
+    def tiny(kind, room=256):
+        "A random language model of two blocks, with weights large enough for its answers to differ."
+        torch.manual_seed(0)
+        common = dict(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=.2)
+        gpt = dict(n_embd=32, n_layer=2, n_head=2, n_positions=room)
+        config, cls = {
+            "llama": lambda: (tf.LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=room, **common), tf.LlamaForCausalLM),
+            "gpt2": lambda: (tf.GPT2Config(**gpt, **common), tf.GPT2LMHeadModel),
+            "gptj": lambda: (tf.GPTJConfig(rotary_dim=8, **gpt, **common), tf.GPTJForCausalLM),
+            "opt": lambda: (tf.OPTConfig(hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2,
+                word_embed_proj_dim=32, max_position_embeddings=room, init_std=.2,
+                **{k: v for k, v in common.items() if k != "initializer_range"}), tf.OPTForCausalLM),
+        }[kind]()
+        return cls(config).eval()
+
+    def message(error, call):
+        "What a call complains of."
+        try: call()
+        except error as e: return str(e)
+        raise AssertionError("nothing was raised")
+
+    # %% ../nbs/14_icl_prompts.ipynb #2bce5c82
+    FILED = [{"sentence": f"film {n} is {'good' if n % 2 else 'bad'}", "label": str(n % 2)} for n in range(40)]
+    SENTENCES = ["good", "a film that does what it sets out to do and then some more", "no", "dull from end to end ,"]
+
+    def made(rows):
+        "Questions of SST-2."
+        return [item_of(TASKS["sst2"], row) for row in rows]
+
+    def worded(*words):
+        "Eight questions of four lengths with other answers."
+        rows = [{"sentence": f"{s} {n}", "label": n % 2} for n, s in enumerate(SENTENCES * 2)]
+        return [item._replace(choices=words) for item in made(rows)]
+
+    # %% ../nbs/14_icl_prompts.ipynb #b9cd46b6
+    s = torch.tensor([[0., math.nan], [math.nan, 0.], [-3., math.inf], [math.inf, -3.], [math.nan]*2]).double()
+    for label in 0, 1:
+        table = losses_and_credit(s, torch.full((5,), label))
+        assert table[:, 0].isposinf().all() and not table[:, 1].any()
+    mixed = losses_and_credit(torch.cat([s, torch.tensor([[1., 0.]])]), torch.zeros(6, dtype=torch.long))
+    assert mixed[5, 1] == 1 and mixed[5, 0].isfinite()
 
 
 def test_one_row_a_question_or_one_row_an_answer():
@@ -867,7 +921,10 @@ def test_one_row_a_question_or_one_row_an_answer_5():
     for one_row in True, False:
         scorer = prompt_scorer(worded(" false", " true"), [], tokenizer, calibrated=True, one_row=one_row)
         table = item_scores(broken, scorer)
-        assert table[:, 0].isinf().all() and (table[:, 1] == .5).all()
+        assert table[:, 0].isposinf().all() and not table[:, 1].any()
+    half = Table(q={"a": 1, "b": 0}, b={"z": math.nan})
+    scorer = prompt_scorer([Item("q", ("a", "bz"), label, "N/A") for label in (0, 1)], [], tokenizer)
+    assert item_scores(half, scorer).tolist() == [[math.inf, 0.], [math.inf, 0.]]
 
 
 def test_what_is_refused():
@@ -911,6 +968,8 @@ def test_what_is_refused():
 
     # %% ../nbs/14_icl_prompts.ipynb #e03b45ad
     for words, wrong in (((" true", ""), "no valid label token"), ((" true", " true"), "same tokens"),
+                         ((" not", " not at all"), "' not' is how the answer ' not at all' begins"),
+                         ((" not at all", " not"), "' not' is how the answer ' not at all' begins"),
                          ((" true",), "two or more")):
         assert wrong in message(SettingError, lambda words=words: prompt_scorer(worded(*words), [], tokenizer))
     for words in (" not at all", " true"), (" not so", " not at all"):
@@ -918,6 +977,8 @@ def test_what_is_refused():
         assert "one token each" in refused and words[0] in refused
     SINGLE = worded(" false", " true")
     assert "no questions" in message(SettingError, lambda: prompt_scorer([], [], tokenizer))
+    assert "1 of the questions are demonstrations too, with their answers, such as 'text: good 0 sentiment:" in message(
+        SettingError, lambda: prompt_scorer(SINGLE, [made(FILED)[1], SINGLE[0]], tokenizer))
     assert "batch_size=0" in message(SettingError, lambda: prompt_scorer(SINGLE, [], tokenizer, batch_size=0))
 
     known = tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, unk_token="!")

@@ -269,8 +269,8 @@ def count(
 class Call(NamedTuple):
     "A module's turn in a forward pass."
     module: nn.Module
-    start: int      # When it began, in ticks of the pass
-    end: int        # When it returned
+    start: float    # When it began, in ticks of the pass
+    end: float      # When it returned
     output: object  # What it returned
 
 # %% ../nbs/10_spectral.ipynb #6a4302b8
@@ -299,16 +299,20 @@ def replayed(
 
 # %% ../nbs/10_spectral.ipynb #0f783c5e
 def called_once(
-    model: nn.Module,           # A model
-    run: Callable[[], object],  # Runs it forward
-) -> set[nn.Module]:
+    model: nn.Module,             # A model
+    run: Callable[[], object],    # Runs it forward
+) -> dict[nn.Module, Call]:       # Blocks, and modules outside of them, with their only call; others with None
     "Find the modules that a forward pass calls exactly once."
-    counts = {}
+    stack, counts = blocks(model)[1], {}
+    inside = {m for block in stack for m in block.modules()}
+    outside = [m for m in model.modules() if m not in inside and next(m.children(), None) is None]
     def count_call(module, *_): counts[module] = counts.get(module, 0) + 1
     hooks = [m.register_forward_hook(count_call) for m in model.modules()]
-    try: run()
+    try:
+        with recorded([*stack, *outside]) as calls: run()
     finally: [hook.remove() for hook in hooks]
-    return {m for m, n in counts.items() if n == 1}
+    known = {c.module: c for c in calls}
+    return {m: known.get(m) for m, n in counts.items() if n == 1}
 
 # %% ../nbs/10_spectral.ipynb #3e39bef2
 class Stop(Exception):
@@ -328,19 +332,19 @@ def stopping(
 
 # %% ../nbs/10_spectral.ipynb #26962590
 def passes(
-    model: nn.Module,                # A model
-    run: Callable[[], object],       # Runs it forward
+    model: nn.Module,                     # A model
+    run: Callable[[], object],            # Runs it forward
+    holding: set[nn.Module] | None = None, # Take only the blocks that hold one of these modules; None is all
 ) -> Iterator[tuple[int, list[Call]]]:
     "Yield, block by block, its number and the calls that are known when it has run."
-    stack, known, once = blocks(model)[1], [], called_once(model, run)
-    inside = {m for block in stack for m in block.modules()}
-    outside = [m for m in once - inside if next(m.children(), None) is None]
-    for i, block in enumerate(stack):
-        watched = [*(outside if i == 0 else []), *once.intersection(block.modules())]
-        with replayed(known), recorded(watched) as calls, stopping(block): run()
-        calls = [c._replace(start=c.start + 2**30*i, end=c.end + 2**30*i) for c in calls]
-        yield i, [*known, *calls]
-        known += [c for c in calls if c.module is block or c.module not in inside]
+    once = called_once(model, run)
+    for i, block in enumerate(blocks(model)[1]):
+        own, whole = once.keys() & set(block.modules()), once.get(block)
+        if whole is None or holding is not None and own.isdisjoint(holding): continue
+        known = [c for c in once.values() if c is not None and c.end < whole.start]
+        with replayed(known), recorded(own) as calls, stopping(block): run()
+        def tick(t): return whole.start + t/(2*len(own) + 1)  # noqa: B023
+        yield i, [*known, *(c._replace(start=tick(c.start), end=tick(c.end)) for c in calls)]
 
 # %% ../nbs/10_spectral.ipynb #f876f8bd
 def before(
@@ -396,7 +400,7 @@ def tried(
     where = {key: [model.get_submodule(name) for name in change] for key, change in changes.items()}
     def first(): found.setdefault(None, run())
     with evaluating(model):
-        for _, calls in passes(model, first):
+        for _, calls in passes(model, first, {layer for layers in where.values() for layer in layers}):
             ran = {c.module for c in calls}
             for key in [key for key in left if ran.issuperset(where[key])]:
                 with replayed(before(calls, *where[key])): found |= tried_plainly(model, run, {key: left.pop(key)})

@@ -731,7 +731,7 @@ def test_trying_all_of_them():
     for part, R in (parts, 12), ({k: v for k, v in parts.items() if k[0] >= 2}, 12):
         clips, first = clips_of(part, "top", RATES[:7]), min(i for i, _ in part)
         with Counted(type(model.model.layers[0])) as blocks_run: table = sweep_clips(model, scorer, clips, parts)
-        assert blocks_run.n == 2*L + R*sum(L - l for l in range(first, L))
+        assert blocks_run.n == L + (L - first) + R*sum(L - l for l in range(first, L))
         with Counted(type(model.model.layers[0])) as all_run:
             changes = {c: change_of(model, parts, c) for c in clips}
             plain = tried_plainly(model, lambda: scorer.score(model, scorer.batches[0]), changes)

@@ -25,7 +25,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.metadata import version
@@ -94,22 +94,22 @@ PEER = f"an SVD and a full evaluation each, torch {torch.__version__}"
 # %% ../nbs/53_bench.ipynb #517ac748
 @torch.no_grad()
 def straightforward(
-    model,                     # A causal language model
-    todo: list[Batch],         # Windows
-    names: list[str],          # Layers
-    rates: tuple[float, ...],  # Pruning rates
-) -> dict:                     # Loss in nats a token by layer and rate
-    "Score layers at rates one at a time: decompose, truncate, evaluate, restore."
+    model,                              # A causal language model
+    todo: list[Batch],                  # Windows
+    groups: dict[object, list[str]],    # By any key, the layers that are truncated together
+    rates: Iterable[float],             # Pruning rates
+) -> dict:                              # Loss in nats a token by key and rate
+    "Score groups of layers at rates one at a time: decompose, truncate, evaluate, restore."
     found = {}
-    for name in names:
-        layer = model.get_submodule(name)
-        own = effective_weight(layer).detach().clone()
+    for key, names in groups.items():
+        own = {name: effective_weight(model.get_submodule(name)).detach().clone() for name in names}
         for rate in rates:
-            U, s, Vh = torch.linalg.svd(own, full_matrices=False)
-            r = rank_of_rate(rate, len(s))
-            set_weight(layer, (U[:, :r]*s[:r]) @ Vh[:r])
-            found[name, rate] = whole_loss(model, todo)
-        set_weight(layer, own)
+            for name, W in own.items():
+                U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+                r = rank_of_rate(rate, len(s))
+                set_weight(model.get_submodule(name), (U[:, :r]*s[:r]) @ Vh[:r])
+            found[key, rate] = whole_loss(model, todo)
+        for name, W in own.items(): set_weight(model.get_submodule(name), W)
     return found
 
 # %% ../nbs/53_bench.ipynb #5cd5923c
@@ -156,7 +156,7 @@ def bench_sweep(
         if case and case not in name: continue
         torch.manual_seed(seed)
         model, tokenizer, target, layers = make()
-        todo, names = sweep_text(tokenizer), list(select(model, target, layers))
+        todo, names = sweep_text(tokenizer), {n: [n] for n in select(model, target, layers)}
         ours, peer = interleaved(repeat, lambda: sweep(model, todo, decompose(model, target, layers)),  # noqa: B023
                                  lambda: straightforward(model, todo, names, RATES))  # noqa: B023
         yield row("sweep", f"{name}, {len(RATES)} rates", "wall time", "s", ours,
@@ -173,7 +173,7 @@ def bench_race(
     if case and case not in name: return
     model, tokenizer = pretrained()
     texts = [text[:1200] for text in corpus("valid").values() if len(text) > 600]
-    todo, names, won = batches(texts, tokenizer, 256, 128, batch_size=4), list(select(model)), {}
+    todo, names, won = batches(texts, tokenizer, 256, 128, batch_size=4), {n: [n] for n in select(model)}, {}
     def ours(): won["ours"] = race(model, todo, decompose(model), seed=seed)
     def theirs(): won["peer"] = straightforward(model, todo, names, RATES)
     seconds = interleaved(repeat, ours, theirs)
@@ -214,25 +214,14 @@ def planted_batch(
     return Batch(ids, mask, targets, at)
 
 # %% ../nbs/53_bench.ipynb #bbbd5aec
-@torch.no_grad()
 def straightforward_clips(
-    model,                      # A causal language model
-    todo: list[Batch],          # Prompts
-    clips: list[Clip],          # Of the kind "top"
-    layers: dict[tuple, list],  # Block and module to the names of its linear layers
-) -> dict:                      # Loss in nats a token by clip, and by None
-    "Score clips one at a time: decompose, truncate, evaluate, restore."
-    found = {None: whole_loss(model, todo)}
-    for clip in clips:
-        own = [model.get_submodule(n) for n in layers[clip.block, clip.module]]
-        old = [effective_weight(layer).clone() for layer in own]
-        for layer, W in zip(own, old, strict=True):
-            U, s, Vh = torch.linalg.svd(W, full_matrices=False)
-            r = rank_of_rate(clip.amount, len(s))
-            set_weight(layer, (U[:, :r]*s[:r]) @ Vh[:r])
-        found[clip] = whole_loss(model, todo)
-        for layer, W in zip(own, old, strict=True): set_weight(layer, W)
-    return found
+    model,                           # A causal language model
+    todo: list[Batch],               # Prompts
+    layers: dict[tuple, list[str]],  # Block and module to the names of its linear layers
+) -> dict:                           # Loss in nats a token by clip, and by None
+    "Score clips one at a time, and the model as it is."
+    found = straightforward(model, todo, layers, [rate for rate in RATES if rate])
+    return {None: whole_loss(model, todo)} | {Clip(*w, "top", rate): loss for (w, rate), loss in found.items()}
 
 # %% ../nbs/53_bench.ipynb #99ab2d96
 def clip_losses(
@@ -269,9 +258,8 @@ def bench_clipping(
         model, todo = planted_prompts(seed, prompts=prompts)
         blocks, found = at or list(range(12)), {}
         layers = {(i, "mlp"): list(select(model, ["mlp.c_fc", "mlp.c_proj"], [i])) for i in blocks}
-        clips = [Clip(*where, "top", rate) for where in layers for rate in RATES if rate]
         def ours(): found["ours"] = clip_losses(model, todo, blocks) if at else clip_race(model, todo, seed)  # noqa: B023
-        def peer(): found["peer"] = straightforward_clips(model, todo, clips, layers)  # noqa: B023
+        def peer(): found["peer"] = straightforward_clips(model, todo, layers)  # noqa: B023
         seconds = interleaved(repeat, ours, peer)
         if at: same = all(abs(found["ours"][c] - loss) < 1e-4*loss for c, loss in found["peer"].items())
         else: same = found["ours"] == min(found["peer"], key=found["peer"].get)

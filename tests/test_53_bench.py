@@ -2,12 +2,10 @@ from pathlm.bench import *
 import time
 import torch
 from pathlm.base import SettingError
-from pathlm.clipping import Clip
 from pathlm.linear import select
 from pathlm.models import pretrained
 from pathlm.shiftadd import kernels
 from pathlm.shiftadd.layer import ShiftAddLinear
-from pathlm.spectral import RATES
 from pathlm.spectral import decompose
 from pathlm.spectral import sweep
 import math
@@ -77,7 +75,7 @@ def test_the_command():
     model, tokenizer = pretrained()
     todo, rates = sweep_text(tokenizer, 4), (0., .5, .95)
     fast = sweep(model, todo, decompose(model, "down_proj"), rates)
-    slow = straightforward(model, todo, list(select(model, "down_proj")), rates)
+    slow = straightforward(model, todo, {n: [n] for n in select(model, "down_proj")}, rates)
     for i, name in enumerate(fast.layers):
         for j, rate in enumerate(rates):
             assert math.isclose(fast.nll[i, j].sum()/fast.tokens.sum(), slow[name, rate], abs_tol=1e-5)
@@ -87,8 +85,7 @@ def test_the_command_2():
     # %% ../nbs/53_bench.ipynb #7550aeaa
     model, todo = planted_prompts(depth=3, d=48, vocab=128, prompts=64)
     layers = {(i, "mlp"): list(select(model, ["mlp.c_fc", "mlp.c_proj"], [i])) for i in range(3)}
-    clips = [Clip(*where, "top", rate) for where in layers for rate in RATES if rate]
-    slow, fast = straightforward_clips(model, todo, clips, layers), clip_losses(model, todo, [0, 1, 2])
+    slow, fast = straightforward_clips(model, todo, layers), clip_losses(model, todo, [0, 1, 2])
     assert slow.keys() == fast.keys() and all(math.isclose(slow[c], fast[c], rel_tol=1e-5) for c in slow)
     winner = min(slow, key=slow.get)
     assert winner == clip_race(model, todo) and winner.block == 2 and slow[winner] < slow[None] - .1

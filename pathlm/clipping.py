@@ -49,7 +49,8 @@ def members(
 ) -> Iterator[tuple[str, nn.Module]]:  # Names and modules
     "Yield the children of a block that hold linear layers, or are one."
     for name, child in block.named_children():
-        if isinstance(child, nn.ModuleList | nn.ModuleDict): yield from members(child, f"{prefix}{name}.")
+        several = isinstance(block, nn.ModuleList) and sum(len(list(walk(m))) > 1 for m in child.children()) > 1
+        if several or isinstance(child, nn.ModuleList | nn.ModuleDict): yield from members(child, f"{prefix}{name}.")
         elif is_linear(child) or any(walk(child)): yield prefix + name, child
 
 # %% ../nbs/12_icl_pruning.ipynb #664beba6

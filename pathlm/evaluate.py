@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['cut', 'json_texts', 'read_documents', 'windows', 'context', 'window_and_stride', 'Batch', 'pack', 'encode', 'batches',
-           'scored_logits', 'batch_nll', 'document_nll', 'ratio', 'perplexity', 'summarize', 'evaluate', 'paired',
-           'balanced', 'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit', 'accuracy',
-           'item_scores', 'item_summary', 'stored_bytes', 'tensor_bytes', 'bits_per_weight']
+           'scored_logits', 'batch_nll', 'document_nll', 'ratio', 'perplexity', 'summarize', 'check_causal', 'evaluate',
+           'paired', 'balanced', 'few_shot', 'common_prefix', 'choice_rows', 'Choices', 'choices_loglik', 'credit',
+           'accuracy', 'item_scores', 'item_summary', 'stored_bytes', 'tensor_bytes', 'bits_per_weight']
 
 # %% ../nbs/03_evaluate.ipynb #11268bea
 import json
@@ -243,6 +243,26 @@ def summarize(
     return {"loss": loss, "loss_se": None if math.isnan(se) else se, "perplexity": perplexity(loss)[0],
             "bits_per_char": float(nll.sum() / math.log(2) / chars), "tokens": int(tokens.sum()), "chars": chars}
 
+# %% ../nbs/03_evaluate.ipynb #134c9675
+@torch.no_grad()
+def check_causal(
+    model: torch.nn.Module,  # Any model
+    ids: Tensor,             # (1, T) tokens
+) -> None:
+    "Raise `SettingError` unless a model predicts each token from those before it alone."
+    name, other = type(model).__name__, ids.clone()
+    other[:, -1] = ids[0, (ids[0] != ids[0, -1]).int().argmax()]
+    try:
+        with evaluating(model): a, b = (model(input_ids=x, use_cache=False).logits for x in (ids, other))
+    except (AttributeError, TypeError, ValueError) as e:
+        raise SettingError(f"{name} gives no logits for token ids alone: {' '.join(str(e).split())}") from e
+    if a.ndim != 3 or a.shape[:2] != ids.shape: raise SettingError(
+        f"{name} gives logits of shape {tuple(a.shape)} for {tuple(ids.shape)} tokens, expected some for each token")
+    noise = torch.finfo(a.dtype).eps**(2/3)
+    a, b = (t[:, :-1].float().nan_to_num(posinf=0, neginf=0) for t in (a, b))
+    if a.numel() and (a - b).abs().max() > noise*a.abs().max(): raise SettingError(
+        f"what {name} says of a token depends on later ones, expected a causal language model")
+
 # %% ../nbs/03_evaluate.ipynb #6abdc976
 def evaluate(
     model: torch.nn.Module,     # A causal language model
@@ -254,7 +274,9 @@ def evaluate(
     desc: str | None = None,    # The progress bar's label; None shows no bar
 ) -> dict:                      # As of `summarize`
     "Measure a model on a text."
+    if tokenizer is None: raise SettingError(f"{type(model).__name__} comes without a tokenizer; a text needs one")
     todo = batches(documents, tokenizer, *window_and_stride(model, window, stride), batch_size)
+    check_causal(model, todo[0].ids[:1, :8].to(getattr(model, "device", "cpu")))
     return summarize(*document_nll(model, todo, desc), chars=sum(map(len, documents)))
 
 # %% ../nbs/03_evaluate.ipynb #5e3cc9fa

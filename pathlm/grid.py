@@ -378,7 +378,9 @@ def quantize(
     if method == "gptq" and batches is None: raise SettingError("method='gptq' needs batches of calibration text")
     target, layers = target if isinstance(target, str) else list(target), None if layers is None else list(layers)
     check_damp(damp)
-    on_grids(model, select(model, target, layers), bits, group, symmetric)
+    chosen = select(model, target, layers)
+    for name, layer in chosen.items(): check_grid(float_weight(name, layer), bits, group, symmetric, name)
+    on_grids(model, {n: m for n, m in chosen.items() if not m.weight.is_meta}, bits, group, symmetric)
     def make(name, layer, G):
         W, mask = float_weight(name, layer), getattr(layer, "mask", None)
         if G is None: codes, grid = rtn(W, bits, group, symmetric, mask, name)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['is_conv1d', 'is_linear', 'effective_weight', 'check_finite', 'set_weight', 'walk', 'linears', 'blocks', 'depths',
-           'matches', 'near', 'shared', 'untied', 'within', 'what', 'select', 'replace', 'linear_from', 'dense_of',
-           'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight', 'dense_weight',
-           'Decoded', 'pack_mask', 'unpack_mask']
+           'matches', 'near', 'shared', 'untied', 'within', 'what', 'stacks', 'select', 'replace', 'linear_from',
+           'dense_of', 'folded', 'exchange', 'anchor', 'merge', 'densify', 'unmerge', 'put_back', 'float_weight',
+           'dense_weight', 'Decoded', 'pack_mask', 'unpack_mask']
 
 # %% ../nbs/00_linear.ipynb #87e84be3
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
@@ -48,8 +49,8 @@ def check_finite(
     name: str,  # What to call the tensor in the message
     W: Tensor,  # Any shape
 ) -> Tensor:    # `W`
-    "Raise `NonFiniteError` if a tensor holds NaN or Inf."
-    if W.isfinite().all(): return W
+    "Raise `NonFiniteError` if a tensor holds NaN or Inf; one without data, on the device meta, cannot."
+    if W.is_meta or W.isfinite().all(): return W
     nan, inf = W.isnan().sum().item(), W.isinf().sum().item()
     raise NonFiniteError(f"{name} holds {nan} NaN and {inf} Inf among {W.numel()} values")
 
@@ -168,6 +169,15 @@ def what(
     return f" (of {', '.join(sorted(found))})" if found else ""
 
 # %% ../nbs/00_linear.ipynb #56c138e7
+def stacks(
+    model: nn.Module,      # A model
+) -> dict[str, Tensor]:    # Parameter name to its value (matrices, rows, columns)
+    "List the parameters that hold several matrices in one, as a mixture of experts does; they are no linear layers."
+    found = {f"{name}.{key}": p for name, m in model.named_modules() for key, p in m.named_parameters(recurse=False)
+             if not isinstance(m, nn.modules.conv._ConvNd | nn.ParameterDict)}  # PEFT keeps adapters in dicts
+    return {name: p for name, p in found.items() if p.ndim == 3 and min(p.shape) > 1}
+
+# %% ../nbs/00_linear.ipynb #e91ee090
 def select(
     model: nn.Module,                            # A model
     target: str | Iterable[str] = "all-linear",  # "all-linear", a suffix, a regular expression, or a list of these
@@ -181,6 +191,9 @@ def select(
             if not any(matches(name, t) for name in every): raise UnknownModuleError(
                 f"no linear layer of {type(model).__name__} matches {t!r}{what(model, t)}; near: {near(t, every)}")
         found = {name: layer for name, layer in every.items() if any(matches(name, t) for t in targets)}
+    elif more := stacks(model): warnings.warn(
+        f"{len(more)} parameters of {type(model).__name__} that hold several matrices each, such as {next(iter(more))} "
+        f"{tuple(next(iter(more.values())).shape)}, are no linear layers and stay as they are", stacklevel=3)
     if layers is not None: found = within(model, found, layers)
     if not found:
         raise UnknownModuleError(f"target={target!r} and layers={layers} leave no layer of {type(model).__name__}")

@@ -6,8 +6,8 @@
 __all__ = ['APART', 'PACKAGES', 'ARCHITECTURE', 'EMBEDDED', 'signature', 'added', 'docstrings', 'modules', 'sources',
            'read_source', 'split_of', 'fresh', 'corpus', 'fingerprint', 'train_tokenizer', 'new_model', 'token_stream',
            'minibatch', 'learning_rate', 'mean_nll', 'save_state', 'load_state', 'new_optimizer', 'stream_loss',
-           'training_data', 'pretrain', 'usable', 'tokenizer_of', 'finish', 'pretrained', 'one_line', 'sound',
-           'looks_local', 'xz_bits', 'pieces', 'ngram_bits', 'witten_bell']
+           'training_data', 'pretrain', 'usable', 'tokenizer_of', 'finish', 'model_class', 'has_tokenizer',
+           'pretrained', 'one_line', 'sound', 'looks_local', 'xz_bits', 'pieces', 'ngram_bits', 'witten_bell']
 
 # %% ../nbs/02_models.ipynb #27762ab8
 import ast
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 import pathlm
 from pathlm.base import (
     CheckpointError,
+    PathlmError,
     SettingError,
     output_folder,
     read_metadata,
@@ -348,7 +349,9 @@ def tokenizer_of(
 ):                       # Its tokenizer, or None if it has none
     "Load the tokenizer of a folder."
     from transformers import AutoTokenizer
-    return AutoTokenizer.from_pretrained(folder) if (Path(folder)/"tokenizer.json").exists() else None
+    if not has_tokenizer(str(folder)): return None
+    try: return AutoTokenizer.from_pretrained(folder)
+    except Exception as e: raise CheckpointError(f"cannot read the tokenizer of {folder}: {one_line(e)}") from e
 
 # %% ../nbs/02_models.ipynb #28205b16
 def finish(
@@ -368,12 +371,28 @@ def finish(
 EMBEDDED = Path(pathlm.__file__).parent/"embedded"
 
 # %% ../nbs/02_models.ipynb #6f11ea90
+def model_class(
+    config,  # A config of transformers
+) -> type:   # Has `from_pretrained`
+    "Find the class that a config names among its architectures; a causal language model if it names none."
+    import transformers
+    named = [getattr(transformers, name, None) for name in config.architectures or []]
+    return next(filter(None, named), transformers.AutoModelForCausalLM)
+
+# %% ../nbs/02_models.ipynb #6b3e8b65
+def has_tokenizer(
+    path: str,  # A model folder or a name on the hub
+) -> bool:      # Whether to look for a tokenizer there
+    "Tell whether a folder holds any of the files that tokenizers are kept in; a name on the hub may."
+    return not Path(path).is_dir() or any(f for p in ("token*", "vocab*", "*.model") for f in Path(path).glob(p))
+
+# %% ../nbs/02_models.ipynb #e6bce494
 def pretrained(
     path: str | Path | None = None,     # A model folder or a name on the hub; None for the embedded model
     dtype: torch.dtype = torch.float32, # Type of the weights in memory
-):                                      # Model in evaluation mode, and its tokenizer
-    "Load a causal language model and its tokenizer; raise `CheckpointError` if that cannot be done whole."
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+):                                      # Model in evaluation mode, and its tokenizer, None if the folder has none
+    "Load a model, of the class that its config names, and its tokenizer; raise `CheckpointError` if it is not whole."
+    from transformers import AutoConfig, AutoTokenizer, logging
     path = str(path or EMBEDDED)
     if looks_local(path) and not (Path(path)/"config.json").is_file():
         raise CheckpointError(f"no model folder at {path}: it has no config.json")
@@ -381,9 +400,10 @@ def pretrained(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True,
-                                                           ignore_mismatched_sizes=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        cls = model_class(AutoConfig.from_pretrained(path))
+        model, info = cls.from_pretrained(path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True)
+        tokenizer = AutoTokenizer.from_pretrained(path) if has_tokenizer(path) else None
+    except PathlmError: raise
     except Exception as e: raise CheckpointError(f"cannot load a model from {path}: {one_line(e)}") from e
     finally:
         logging.set_verbosity(level)
@@ -409,8 +429,8 @@ def sound(
 ):               # `model`
     "Check weights and vocabulary; raise `NonFiniteError` or `CheckpointError`."
     for name, p in model.named_parameters(): check_finite(f"{path}: {name}", p)
-    rows = model.get_input_embeddings().num_embeddings
-    if tokenizer is not None and len(tokenizer) > rows:
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)  # An image has no vocabulary
+    if None not in (tokenizer, rows) and len(tokenizer) > rows:
         raise CheckpointError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows}")
     return model
 

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
-           'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'settled_run',
-           'differing', 'made', 'calibrate', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output',
-           'ridge', 'check_damp', 'inverse_root', 'compensate']
+           'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'instead',
+           'settled_run', 'differing', 'made', 'Whole', 'calibrate', 'holder', 'text_digest', 'parts_of', 'apart',
+           'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge', 'check_damp',
+           'inverse_root', 'compensate']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .base import SettingError, digest, output_folder, read_json, read_tensors, write_json, write_tensors
+from pathlm.base import (
+    SettingError,
+    UnknownModuleError,
+    digest,
+    output_folder,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from .linear import blocks, check_finite, depths, effective_weight, replace, select
 
 # %% ../nbs/01_objectives.ipynb #ca44d994
@@ -110,8 +120,13 @@ class Grams:
     def flush(self) -> None:
         "Add the last product to the sum of its group."
         if self.names in self.sums: self.sums[self.names] += self.G
-        elif self.names: self.sums[self.names] = self.G
+        elif self.names: self.sums[self.names] = self.G.double()
         self.names, self.x, self.G = (), None, None
+
+    def total(self, add: Callable = dict) -> None:
+        "Finish: let `add` join the sums of several processes, by group, and round."
+        self.sums = dict(sorted(add(self.sums).items()))
+        for names, G in self.sums.items(): self.sums[names] = G.to(self.dtype)
 
     def of(self, name: str, layer: nn.Module) -> Tensor:
         "Return a layer's $G$: its group's own tensor if it was always in one group, zeros if it saw nothing."
@@ -157,7 +172,8 @@ def as_batch(
     "Bring a batch into one of two forms, or raise `SettingError`."
     batch = getattr(batch, "inputs", batch)
     if isinstance(batch, Tensor) and batch.ndim > 1: return batch
-    if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k not in ("use_cache", "past_key_values")}
+    left_out = "labels", "use_cache", "past_key_values"
+    if isinstance(batch, Mapping): return {k: v for k, v in batch.items() if k not in left_out}
     given = f"a tensor of shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"a {type(batch).__name__}"
     raise SettingError(f"a batch is {given}; expected token ids (batch, tokens), a dict of a model's arguments, or a "
                        "Batch, and batches as a list of these")
@@ -168,7 +184,7 @@ def feed(
     batch: Tensor | dict,   # Token ids (batch, tokens), or keyword arguments
 ) -> object:                # What the model returns
     "Run a batch on the device where the model is."
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters() if not p.is_meta), "cpu")
     if isinstance(batch, Tensor): return model(batch.to(device))
     return model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
 
@@ -178,6 +194,7 @@ def statistics(
     layers: dict[str, nn.Module],    # Name to layer
     runs: Iterable[tuple],           # A batch's mask of padding, or None, and what runs it through the layers
     sums: Callable = Grams,          # Makes what sums up
+    add: Callable = dict,            # Joins the sums of several processes, as `Grams.total` takes it
 ) -> dict[str, Tensor]:              # Name to $G$ (in, in), one tensor for layers with one input
     "Sum up what layers receive, without padded tokens."
     found = sums()
@@ -186,6 +203,7 @@ def statistics(
             found.mask = mask
             run()
             found.flush()
+    found.total(add)
     if not found.sums: raise SettingError(f"no batch reached any of {len(layers)} layers")
     return {name: found.of(name, layer) for name, layer in layers.items()}
 
@@ -226,14 +244,19 @@ def uncached(
 
 # %% ../nbs/01_objectives.ipynb #e58f2579
 class Call(NamedTuple):
-    "What the model hands a block beside the hidden states."
+    "What the model hands a block beside the hidden states, and what the block returns beside them."
     args: tuple
     kwargs: dict
+    rest: tuple | None = None  # None where a block returns the hidden states as they are, not in a tuple
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         "Call a block on hidden states, (batch, tokens, width)."
         y = block(x, *self.args, **self.kwargs)
         return y if isinstance(y, Tensor) else y[0]
+
+    def returned(self, x: Tensor) -> Tensor | tuple:
+        "Bring hidden states into the form in which the model expects them."
+        return x if self.rest is None else (x, *self.rest)
 
 # %% ../nbs/01_objectives.ipynb #cf8bdd6d
 def entered(
@@ -250,7 +273,9 @@ def entered(
             f"{name}.{len(calls)}, so its blocks cannot be run one after the other")
         if not calls: start.append(x)
         calls.append(Call(args, {k: v for k, v in kwargs.items() if k != "hidden_states"}))
-    def leave(module, args, y): last[0] = y if isinstance(y, Tensor) else y[0]
+    def leave(module, args, y):
+        last[0] = y if isinstance(y, Tensor) else y[0]
+        calls[-1] = calls[-1]._replace(rest=None if isinstance(y, Tensor) else tuple(y[1:]))
     hooks = [h for block in stack for h in (block.register_forward_pre_hook(enter, with_kwargs=True),
                                             block.register_forward_hook(leave))]
     try: feed(model, batch)
@@ -259,6 +284,19 @@ def entered(
     if len(calls) != len(stack): raise SettingError(f"a forward pass calls {len(calls)} of the {len(stack)} blocks of "
                                                     f"{name!r}; expected each once")
     return start[0], calls
+
+# %% ../nbs/01_objectives.ipynb #ddffb86d
+@contextmanager
+def instead(
+    modules: Iterable[nn.Module],  # Such as a model's blocks
+    forward: Callable,             # What they are to do
+) -> Iterator[None]:
+    "Let modules compute something else."
+    modules = list(modules)
+    for module in modules: module.forward = forward
+    try: yield
+    finally:
+        for module in modules: del module.forward
 
 # %% ../nbs/01_objectives.ipynb #bf00a287
 def settled_run(
@@ -299,6 +337,42 @@ def made(
     return read_tensors(path)
 
 # %% ../nbs/01_objectives.ipynb #32c7fc4f
+class Whole:
+    "How `calibrate` reaches the parts of a model that is in memory, in one process."
+    rank = 0
+
+    def settle(self, about: dict) -> None:
+        "Learn what the run depends on."
+
+    def done(self, i: int | None) -> bool:
+        "Say whether an earlier run changed block `i`; None stands for all that is outside the blocks."
+        return False
+
+    def part(self, i: int | None) -> AbstractContextManager:
+        "Have a block in memory, and keep what it has become."
+        return nullcontext()
+
+    def entrance(self) -> AbstractContextManager:
+        "Have in memory what batches meet before the first block."
+        return nullcontext()
+
+    def mine(self, items: Iterable) -> list:
+        "Choose this process's share of batches or parts."
+        return list(items)
+
+    def states(self) -> list:
+        "Make a list for the hidden states of batches."
+        return []
+
+    def add(self, sums: dict) -> dict:
+        "Add up what all processes have summed, by group of layers."
+        return sums
+
+    def share(self, makers: dict[str, Callable[[], dict]]) -> Iterator[tuple[str, dict]]:
+        "Have the tensors of a block's layers made, each by one process for all."
+        for name, make in makers.items(): yield name, make()
+
+# %% ../nbs/01_objectives.ipynb #034042e6
 def calibrate(
     model: nn.Module,                            # A model, changed in place; as it was if anything fails
     batches: Iterable[Tensor | dict] | None,     # Token ids (batch, tokens), or keyword arguments; None: no statistics
@@ -316,43 +390,89 @@ def calibrate(
     if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge or bake before it changes")
     chosen, todo = select(model, target, layers), None if batches is None else [as_batch(b) for b in batches]
     if todo == []: raise SettingError(f"no batch to calibrate {len(chosen)} layers on")
-    if folder is not None:
-        text = [t for b in todo or [] for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)]
-        about = {"model": digest(*model.state_dict().values()), "text": digest(*text), "layers": list(chosen)}
-        folder = settled_run(folder, about | (settings or {}))
-    bar = tqdm(total=len(chosen), desc=desc, disable=desc is None)
+    about, hold = {"text": text_digest(todo or []), "layers": list(chosen)} | (settings or {}), holder(model)
+    if folder is not None: folder = settled_run(folder, {"model": digest(*model.state_dict().values())} | about)
+    hold.settle(about)
+    bar = tqdm(total=len(chosen), desc=desc, disable=desc is None or hold.rank > 0)
     def change(own, runs):
         known = folder and all((folder/f"{n}.safetensors").is_file() for n in own)
-        S = {} if known or todo is None else statistics(model, own, runs(), sums)
-        for n, layer in own.items():
-            replace(model, n, place(n, layer, made(n, folder, lambda: make(n, layer, S.get(n)))))  # noqa: B023
+        S = {} if known or runs is None else statistics(model, own, runs(), sums, hold.add)
+        def tensors(n): return made(n, folder, lambda: make(n, own[n], S.get(n)))
+        for n, t in (Whole() if runs is None else hold).share({n: partial(tensors, n) for n in own}):
+            replace(model, n, place(n, own[n], t))
             bar.update()
     try:
         with bar, evaluating(model), uncached(model), torch.no_grad():
-            if todo is None: change(chosen, None)
-            else: by_block(model, todo, chosen, change)
+            if todo is None: apart(model, chosen, change, hold)
+            else: by_block(model, hold.mine(todo), chosen, change, hold)
     except BaseException:
         for n, layer in chosen.items(): replace(model, n, layer)
         raise
     return list(chosen)
 
-# %% ../nbs/01_objectives.ipynb #034042e6
+# %% ../nbs/01_objectives.ipynb #bfe49d76
+def holder(model: nn.Module) -> Whole:
+    "Find out how a model's parts are reached."
+    return vars(model).get("hold") or Whole()
+
+
+def text_digest(todo: list[Tensor | dict]) -> str:
+    "Hash the tensors of batches."
+    return digest(*(t for b in todo for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)))
+
+# %% ../nbs/01_objectives.ipynb #303f767a
+def parts_of(
+    model: nn.Module,              # A model
+    chosen: Iterable[str],         # Layer names
+) -> dict[int | None, list[str]]:  # Block number, or None for outside, to those of its layers
+    "Sort layers by the blocks that they are in."
+    try: at, parts = depths(model), {i: [] for i in range(len(blocks(model)[1]))} | {None: []}
+    except UnknownModuleError: at, parts = dict.fromkeys(chosen), {None: []}
+    for name in chosen: parts[at[name]].append(name)
+    return parts
+
+# %% ../nbs/01_objectives.ipynb #44e2cf41
+def apart(
+    model: nn.Module,         # A model
+    chosen: Iterable[str],    # The layers to change
+    change: Callable,         # Of layers by name, and None for what runs batches through them
+    hold: Whole,              # Reaches the model's parts
+) -> None:
+    "Hand over the layers of each part, when no part depends on another."
+    parts = parts_of(model, chosen)
+    for i in hold.mine(i for i, own in parts.items() if own and not hold.done(i)):
+        with hold.part(i): change({n: model.get_submodule(n) for n in parts[i]}, None)
+
+# %% ../nbs/01_objectives.ipynb #f8d78a9a
 def by_block(
     model: nn.Module,              # A model
     todo: list[Tensor | dict],     # Batches
-    chosen: dict[str, nn.Module],  # The layers to change, by name
-    change: Callable,              # Of some of these layers and what runs the batches through them
+    chosen: Iterable[str],         # The layers to change
+    change: Callable,              # Of layers by name and of what runs the batches through them
+    hold: Whole,                   # Reaches the model's parts
 ) -> None:
     "Hand over the layers of each block, then those outside the blocks."
-    stack, at = blocks(model)[1], depths(model)
-    states, calls = map(list, zip(*(entered(model, b) for b in todo), strict=True))
-    for i in range(max((at[n] for n in chosen if at[n] is not None), default=-1) + 1):
+    stack, parts = blocks(model)[1], parts_of(model, chosen)
+    left, states, calls = [i for i, own in parts.items() if own and not hold.done(i)], hold.states(), []
+    if not left: return
+    with hold.entrance():
+        for b in todo:
+            x, call = entered(model, b)
+            states.append(x)
+            calls.append(call)
+    def layers(i): return {n: model.get_submodule(n) for n in parts[i]}
+    end = len(stack) if None in left else max(left)
+    for i in range(min(end + 1, len(stack))):
         def runs(i=i):
             for b, x, call in zip(todo, states, calls, strict=True): yield padding(b), partial(call[i].run, stack[i], x)
-        if own := {n: layer for n, layer in chosen.items() if at[n] == i}: change(own, runs)
-        for k, call in enumerate(calls): states[k] = call[i].run(stack[i], states[k])
-    if own := {n: layer for n, layer in chosen.items() if at[n] is None}:
-        change(own, lambda: ((padding(b), partial(feed, model, b)) for b in todo))
+        with hold.part(i):
+            if i in left: change(layers(i), runs)
+            for k, call in enumerate(calls if i < end else []): states[k] = call[i].run(stack[i], states[k])
+    def through(b, x, call):
+        with instead(stack, lambda *_, **__: call[-1].returned(x)): feed(model, b)
+    if None in left:
+        with hold.part(None): change(layers(None), lambda: (
+            (padding(b), partial(through, b, x, call)) for b, x, call in zip(todo, states, calls, strict=True)))
 
 # %% ../nbs/01_objectives.ipynb #7eb4a35c
 def svd(

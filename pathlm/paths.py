@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PATHS', 'COLUMNS', 'ADAPTER_COLUMNS', 'PIPELINE_COLUMNS', 'SHIFT_COLUMNS', 'CONTEXT_COLUMNS', 'STYLE', 'Ground',
            'divide', 'part', 'ground', 'dense', 'svd_weight', 'grams_of', 'svd_output', 'svd_race', 'adapter',
-           'bank_of', 'pipeline', 'shift_adds', 'stored_again', 'measure', 'finish_rows', 'tour', 'check_texts',
-           'name_of', 'machine', 'swept', 'in_context', 'with_error', 'clipped_name', 'tables', 'table', 'aligned',
-           'quality_figure', 'figures', 'page']
+           'bank_of', 'group_of', 'pipeline', 'shift_adds', 'save_whole', 'load_whole', 'stored_again', 'measure',
+           'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
+           'clipped_name', 'tables', 'table', 'aligned', 'quality_figure', 'figures', 'html_table', 'html_page', 'page']
 
 # %% ../nbs/51_paths.ipynb #322f31e4
 import html
@@ -70,6 +70,10 @@ class Ground(NamedTuple):
         "Load the model afresh, with its tokenizer."
         return load(self.model)
 
+    def dtype(self) -> torch.dtype:
+        "Look up the type that its weights are stored in."
+        return stored_dtype(self.model)
+
     def batches(self, tokenizer, model, most: int | None = None):
         "Cut the seen documents into batches of four short windows, and take `most` of them in a seeded order, or all."
         window = min(256, window_and_stride(model)[0])
@@ -84,7 +88,8 @@ def divide(
 ) -> tuple[list[str], list[str]]:  # A quarter of them, and the others
     "Divide documents into those that may be seen and those that are measured on."
     if len(documents) < 2:
-        raise TextError(f"the text is one document of {len(documents[0])} characters; a tour needs two or more")
+        raise TextError(f"the text is one document of {len(documents[0])} characters; two or more are needed, some to see "
+                        "and some to measure on")
     order = np.random.default_rng(seed).permutation(len(documents))
     cut = max(1, len(documents)//4)
     return [documents[i] for i in order[:cut]], [documents[i] for i in order[cut:]]
@@ -181,11 +186,16 @@ PATHS |= {
 }
 
 # %% ../nbs/51_paths.ipynb #a66b3823
+def group_of(model) -> int | None:
+    "Set the weights that share a scale to the most up to 128 that divide every row; None is a whole row."
+    widths = [effective_weight(layer).shape[1] for layer in linears(model).values()]
+    return next((g for g in (128, 64, 32) if all(n % g == 0 for n in widths)), None)
+
+# %% ../nbs/51_paths.ipynb #b009ee36
 def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
     "Take a pipeline, with the largest groups up to 128 that divide every layer."
     todo, steps, seen = ground.batches(tokenizer, model), 4 if ground.quick else 60, {}
-    widths = [effective_weight(layer).shape[1] for layer in linears(model).values()]
-    group = next((g for g in (128, 64, 32) if all(n % g == 0 for n in widths)), None)
+    group = group_of(model)
     test = batches(ground.test, tokenizer, *window_and_stride(model))
     def look(point):
         if point != "end": seen[f"perplexity_{point}"] = math.exp(ratio(*document_nll(model, test))[0])
@@ -221,6 +231,29 @@ PATHS |= {f"shift-add, {b} bits": partial(shift_adds, planes=b) for b in (4, 3, 
 PATHS |= {"shift-add, 2.2 bits, mixed": shift_adds}
 
 # %% ../nbs/51_paths.ipynb #a4ba7aac
+def save_whole(
+    model,                       # A model, perhaps with one adapter, which goes into the folder's own folder `adapter`
+    tokenizer,                   # Its tokenizer
+    folder: str | Path,          # Where both go
+    dtype: torch.dtype,          # Type to store floating tensors in
+    recipe: dict | None = None,  # How it was made
+) -> None:
+    "Save a model and its adapter, if it has one, which leaves the model."
+    if adapters(model):
+        save_adapter(model, Path(folder)/"adapter")
+        detach(model)
+    save(model, tokenizer, folder, recipe, dtype)
+
+
+def load_whole(
+    folder: str | Path,  # Of `save_whole`
+):                       # Model in evaluation mode, and its tokenizer
+    "Load a model and its adapter."
+    model, tokenizer = load(folder)
+    if Path(folder, "adapter").is_dir(): load_adapter(model, Path(folder)/"adapter")
+    return model.eval(), tokenizer
+
+# %% ../nbs/51_paths.ipynb #66283df4
 def stored_again(
     ground: Ground,   # Where the model comes from
     model,            # What a path made of it
@@ -230,15 +263,10 @@ def stored_again(
     "Save a model and its adapter, if it has one, and load both."
     with tempfile.TemporaryDirectory() as d:
         own = bool(adapters(model))
-        if own:
-            save_adapter(model, f"{d}/adapter")
-            detach(model)
-        save(model, tokenizer, d, recipe, stored_dtype(ground.model))
-        model, tokenizer = load(d)
-        if own: load_adapter(model, f"{d}/adapter")
-        return stored_bytes(d), stored_bytes(f"{d}/adapter") if own else 0, model.eval(), tokenizer
+        save_whole(model, tokenizer, d, ground.dtype(), recipe)
+        return stored_bytes(d), stored_bytes(f"{d}/adapter") if own else 0, *load_whole(d)
 
-# %% ../nbs/51_paths.ipynb #66283df4
+# %% ../nbs/51_paths.ipynb #3b24f814
 def measure(
     ground: Ground,                  # Model and text
     path: str,                       # A key of `PATHS`
@@ -257,7 +285,7 @@ def measure(
     nll, tokens = document_nll(model, todo, desc="measure")
     row = summarize(nll, tokens, sum(map(len, ground.test)))
     return {"path": path, "stored_bytes": size, "bits_per_weight": bits_per_weight(size, weights), **row,
-            "joules": sum(energy(model.to(stored_dtype(ground.model))).values()),
+            "joules": sum(energy(model.to(ground.dtype())).values()),
             "perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
             "seconds": took, "seconds_all": time.perf_counter() - start, "notes": notes, "nll": nll.tolist(),
             "scored": tokens.tolist()}
@@ -502,26 +530,43 @@ td:first-child,th:first-child{text-align:left}tr{border-bottom:1px solid #ddd}im
 figcaption,p.note{color:#666}"""
 
 # %% ../nbs/51_paths.ipynb #36ef3472
+def html_table(
+    columns: dict,      # Title to the text of a cell
+    rows: list[dict],   # Rows
+) -> str:
+    "Write one table in html."
+    line = lambda tag, texts: "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
+    return f"<table>{line('th', columns)}{''.join(line('td', (f(r) for f in columns.values())) for r in rows)}</table>"
+
+
+def html_page(
+    title: str,                  # Of the page
+    about: str,                  # A sentence under it
+    tables: list[tuple],         # Columns and rows of each table
+    note: str,                   # What to know about them
+    more: str,                   # Html that follows
+    figures: dict[str, str],     # File beside the page to what it shows
+) -> str:                        # Html that needs nothing but the files beside it
+    "Write a page of tables and figures."
+    shown = "<p>".join(html_table(*each) for each in tables)
+    drawn = "".join(f'<figure><img src="{file}" alt="{html.escape(text)}"><figcaption>{html.escape(text)}</figcaption>'
+                    "</figure>" for file, text in figures.items())
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>\n'
+            f'<h1>{title}</h1><p>{html.escape(about)}</p>{shown}\n<p class="note">{html.escape(note)}</p>{more}\n'
+            f"{drawn}</html>\n")
+
+# %% ../nbs/51_paths.ipynb #b465683e
 def page(
     result: dict,  # What `tour` gives
 ) -> str:          # Html that needs nothing but the PNG files beside it
     "Write the page of a tour."
-    cell = lambda tag, text: f"<{tag}>{html.escape(text)}</{tag}>"
-    line = lambda tag, texts: "<tr>" + "".join(cell(tag, t) for t in texts) + "</tr>"
-    body = lambda columns, rows: "".join(line("td", (f(row) for f in columns.values())) for row in rows)
-    shown = [f"<table>{line('th', columns)}{body(columns, rows)}</table>" for columns, rows in tables(result)]
     tokens = result["rows"][0]["tokens"]
     about = f"{result['model']} on {result['text']}: {result['documents']} documents, {tokens:,} tokens."
-    how = ", ".join(f"{k} {v}" for k, v in result["machine"].items())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>pathlm tour</title><style>{STYLE}</style>
-<h1>pathlm tour</h1><p>{html.escape(about)}</p>{"<p>".join(shown)}
-<p class="note">Standard errors are over documents; the rise is paired with the dense model, in nats a token.
-Seconds are those of taking the path, without measuring. The rows in context are of a small embedded network, whatever
-the model; their intervals are over prompts. {html.escape(how)}, seed {result['seed']}.</p>
-<figure><img src="quality.png" alt="Rise of the loss against stored bytes">
-<figcaption>Quality against size: the rise of the loss over the dense model, with paired standard errors.</figcaption>
-</figure>
-<figure><img src="sweep.png" alt="Rise of the loss by layer and rate">
-<figcaption>What each matrix can spare: the rise of the loss when one matrix is truncated at one rate, on text that
-has no part in the test.</figcaption></figure></html>
-"""
+    note = ("Standard errors are over documents; the rise is paired with the dense model, in nats a token. Seconds are "
+            "those of taking the path, without measuring. The rows in context are of a small embedded network, "
+            "whatever the model; their intervals are over prompts. "
+            + ", ".join(f"{k} {v}" for k, v in result["machine"].items()) + f", seed {result['seed']}.")
+    return html_page("pathlm tour", about, tables(result), note, "", {
+        "quality.png": "Quality against size: the rise of the loss over the dense model, with paired standard errors.",
+        "sweep.png": "What each matrix can spare: the rise of the loss when one matrix is truncated at one rate, on "
+                     "text that has no part in the test."})

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'magnitude', 'wanda', 'check_share', 'row_mask', 'nm_mask', 'rule', 'sparsegpt', 'block_mask',
-           'SparseLinear', 'pruned', 'check_prunable', 'sparsify', 'sparsity_report', 'semi_structured']
+           'SparseLinear', 'spread', 'sparse_linear_from', 'pruned', 'check_prunable', 'sparsify', 'sparsity_report',
+           'semi_structured']
 
 # %% ../nbs/30_sparsity.ipynb #cda423e0
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import MergeError, SettingError
+from .base import CheckpointError, MergeError, SettingError
 from pathlm.linear import (
     check_finite,
     effective_weight,
@@ -141,6 +142,7 @@ class SparseLinear(nn.Module):
         self.weight = nn.Parameter(torch.where(mask, weight.detach(), 0).contiguous())
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("bits", pack_mask(mask))
+        self.register_buffer("size", torch.tensor([weight.shape[1]], dtype=torch.int32))
         self.bias = None if bias is None else nn.Parameter(bias.detach())
         self.out_features, self.in_features = weight.shape
 
@@ -158,13 +160,37 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return F.linear(x, self.effective_weight(), self.bias)
 
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
-        self.mask = unpack_mask(self.bits, self.in_features)
-        with torch.no_grad(): self.weight.masked_fill_(~self.mask, 0)
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}values"] = destination.pop(f"{prefix}weight")[self.mask]
+
+    def _load_from_state_dict(self, state, prefix, *args, **kwargs):
+        names = [f"{prefix}{key}" for key in ("values", "bits", "size")]
+        if all(n in state for n in names):
+            self.mask = unpack_mask(state[names[1]].to(self.bits.device), self.in_features)
+            state[f"{prefix}weight"] = spread(state.pop(names[0]), self.mask)
+        super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
     def extra_repr(self):
         return f"in={self.in_features}, out={self.out_features}, zeros={1 - self.mask.float().mean():.1%}"
+
+
+def spread(
+    values: Tensor,  # (kept,), row by row
+    mask: Tensor,    # (out, in) bool, True where a weight is kept
+) -> Tensor:         # (out, in)
+    "Put the weights that are kept in their places; raise `CheckpointError` if their number is another."
+    if values.shape != (n := int(mask.sum()),): raise CheckpointError(
+        f"{tuple(values.shape)} values for a mask that keeps {n}")
+    return values.new_zeros(mask.shape).masked_scatter_(mask.to(values.device), values)
+
+
+def sparse_linear_from(
+    tensors: dict[str, Tensor],  # The state of a `SparseLinear`
+) -> SparseLinear:
+    "Build a layer from its state."
+    mask = unpack_mask(tensors["bits"], int(tensors["size"]))
+    return SparseLinear(spread(tensors["values"], mask), mask, tensors.get("bias"))
 
 # %% ../nbs/30_sparsity.ipynb #5773fb5b
 METHODS = {"magnitude": None, "wanda": Norms, "sparsegpt": Grams}  # What a method has to know about the inputs

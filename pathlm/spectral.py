@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RATES', 'Change', 'Spectrum', 'spectrum', 'output_spectrum', 'sketch', 'rank_of_rate', 'check_amount',
            'rank_of_energy', 'ranks_of', 'check_known', 'condition_of', 'condition_number', 'stable_rank', 'pays',
-           'FactoredLinear', 'truncated', 'decompose', 'prune', 'count', 'Call', 'recorded', 'replayed', 'called_once',
-           'Stop', 'stopping', 'passes', 'before', 'lent', 'tried_plainly', 'tried', 'truncations', 'losses', 'Sweep',
-           'ranks_at', 'by_document', 'sweep', 'gathered', 'sweep_figure', 'Race', 'behind', 'race_of', 'race',
-           'compare']
+           'FactoredLinear', 'truncated', 'decompose', 'truncable', 'prune', 'count', 'Call', 'recorded', 'replayed',
+           'called_once', 'Stop', 'stopping', 'passes', 'before', 'lent', 'tried_plainly', 'tried', 'truncations',
+           'losses', 'Sweep', 'ranks_at', 'by_document', 'sweep', 'gathered', 'sweep_figure', 'Race', 'behind',
+           'race_of', 'race', 'compare', 'factorize']
 
 # %% ../nbs/10_spectral.ipynb #e8b4e4f4
 import math
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from .base import SettingError, digest, kept, resumable
 from .evaluate import Batch, batch_nll, document_nll, paired
-from .linear import blocks, check_finite, effective_weight, linear_from, replace, select
-from .objectives import check_rank, evaluating, svd, whiten, wide
+from .linear import blocks, check_finite, dense_weight, effective_weight, linear_from, replace, select
+from .objectives import calibrate, check_rank, evaluating, svd, whiten, wide
 
 # %% ../nbs/10_spectral.ipynb #3faafdde
 class Spectrum(NamedTuple):
@@ -198,7 +198,21 @@ class FactoredLinear(nn.Module):
         "The matrix that it multiplies with, (out, in)."
         return self.A @ self.B
 
+    weight = property(effective_weight)  # For models that read it, as T5 does
+
     def forward(self, x: Tensor) -> Tensor: return F.linear(F.linear(x, self.B), self.A, self.bias)
+
+    def merged(self) -> "FactoredLinear": return self
+
+    def extended(self,
+        more: list[tuple[Tensor, Tensor]],  # $A'$ (r', in) and $B'$ (out, r') of adapters of low rank
+    ) -> nn.Module:
+        "Add products $B'A'$ to the weight by setting their factors beside its own; dense where that does not pay."
+        with torch.no_grad():
+            A = torch.cat([self.A, *(b.to(self.A) for _, b in more)], 1)
+            B = torch.cat([self.B, *(a.to(self.B) for a, _ in more)])
+            if pays(len(B), len(A), B.shape[1]): return FactoredLinear(A, B, self.bias)
+            return linear_from(A @ B, self.bias, getattr(self, "kind", nn.Linear))
 
     def extra_repr(self): return f"in={self.in_features}, out={self.out_features}, r={self.B.shape[0]}"
 
@@ -240,6 +254,14 @@ def decompose(
     return {name: of(name, effective_weight(layer).detach()) for name, layer in bar}
 
 # %% ../nbs/10_spectral.ipynb #89886443
+def truncable(
+    name: str,         # The layer's name, for the message
+    layer: nn.Module,  # A linear layer
+) -> Tensor:           # (out, in)
+    "Return the weight of a layer that is dense or in factors; raise `SettingError` for one in another form."
+    return effective_weight(layer).detach() if isinstance(layer, FactoredLinear) else dense_weight(name, layer)
+
+# %% ../nbs/10_spectral.ipynb #2e0db4f5
 @torch.no_grad()
 def prune(
     model: nn.Module,              # A model, changed in place
@@ -249,8 +271,9 @@ def prune(
     energy: float | None = None,   # Or the share of energy to keep
 ) -> list[dict]:                   # A row for each layer: rank, form, numbers stored before and after, relative error
     "Truncate layers at a rate, a rank or an energy; a rate of zero leaves every bit as it was."
-    rows = []
-    for name, r in check_known(ranks_of(spectra, rate, rank, energy), spectra).items():
+    rows, ranks = [], check_known(ranks_of(spectra, rate, rank, energy), spectra)
+    for name in ranks: truncable(name, model.get_submodule(name))
+    for name, r in ranks.items():
         layer, spec = model.get_submodule(name), spectra[name]
         new = truncated(layer, spec, r)
         if new is not layer: replace(model, name, new)
@@ -583,3 +606,37 @@ def compare(
     own, n = document_nll(model, todo)
     with lent(model, {name: make() for name, make in change.items()}): new, _ = document_nll(model, todo)
     return paired(new, own, n)
+
+# %% ../nbs/10_spectral.ipynb #29d9cf94
+def factorize(
+    model: nn.Module,                                # A model, changed in place; as it was if anything fails
+    batches: Iterable[Tensor | dict] | None = None,  # Calibration text as `gram` takes it; None: the weight objective
+    rate: float | None = None,                       # Share of the singular values to drop
+    rank: int | None = None,                         # Or the rank to keep
+    energy: float | None = None,                     # Or the share of energy to keep, in the objective's norm
+    target: str | Iterable[str] = "all-linear",      # Layers, as `select` takes them
+    layers: Iterable[int] | None = None,             # Blocks, negative ones from the end; None is all
+    folder: str | Path | None = None,                # Keeps what is done, so that an interrupted run can go on
+    desc: str | None = None,                         # The progress bar's label; None shows no bar
+) -> nn.Module:                                      # `model`
+    "Truncate layers block by block; those whose factors would be larger stay dense."
+    target, layers = target if isinstance(target, str) else list(target), None if layers is None else list(layers)
+    check_amount(rate, rank, energy)
+    for name, layer in select(model, target, layers).items():
+        W = truncable(name, layer)
+        if rank is not None: check_rank(rank, W, name)
+    def make(name, layer, G):
+        W = truncable(name, layer)
+        spec = spectrum(W, name) if G is None else output_spectrum(W, whiten(G)[0], name)
+        new = truncated(layer, spec, ranks_of({name: spec}, rate, rank, energy)[name])
+        if isinstance(new, FactoredLinear): return {"A": new.A, "B": new.B}
+        return {} if new is layer else {"weight": effective_weight(new)}
+    def place(name, layer, made):
+        if not made: return layer
+        made = {k: t.to(effective_weight(layer)) for k, t in made.items()}
+        if "weight" in made: new = linear_from(made["weight"], layer.bias, getattr(layer, "kind", type(layer)))
+        else: new = FactoredLinear(made["A"], made["B"], layer.bias)
+        return new.requires_grad_(any(p.requires_grad for p in layer.parameters()))
+    calibrate(model, batches, make, place, target, layers, folder=folder,
+              settings={"rate": rate, "rank": rank, "energy": energy}, desc=desc)
+    return model

@@ -1,4 +1,5 @@
 from pathlm.linear import *
+import warnings
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -489,6 +490,50 @@ def test_choosing_layers_4():
     model = tiny("Llama")
     print(*select(model, ["q_proj", "mlp.down_proj"], layers=[0, -1]), sep="\n")
 
+    # %% ../nbs/00_linear.ipynb #4f839b26
+    small = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    mixture = tf.MixtralForCausalLM(tf.MixtralConfig(**small, num_key_value_heads=2, num_local_experts=3))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert {n.rpartition(".")[2] for n in select(mixture)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+        select(mixture, "q_proj")
+    print(told[0].message)
+    assert len(told) == 1 and "4 parameters of MixtralForCausalLM" in str(told[0].message)
+    assert not any(stacks(tiny(name)) for name in ("Llama", "GPT-2", "OPT", "GPT-NeoX", "Phi-3", "BERT"))
+
+
+def test_choosing_layers_5():
+    # %% ../nbs/00_linear.ipynb #73731b39
+    def tiny(name):
+        "A random model of three blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=3, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "GPT-NeoX": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common)),
+            "Phi-3": lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**common, num_key_value_heads=2)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+        }[name]().eval()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+
+    # %% ../nbs/00_linear.ipynb #0db1af67
+    every = [n for n, _ in walk(tiny("Llama"))]
+    for name in "q_prj", "model.layers.0.mlp.dwn_proj", "query": print(f"{name}: {near(name, every)}")
+
+    # %% ../nbs/00_linear.ipynb #7943f943
+    model = tiny("Llama")
+    print(*select(model, ["q_proj", "mlp.down_proj"], layers=[0, -1]), sep="\n")
+
     # %% ../nbs/00_linear.ipynb #5bd316b1
     small = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
     for family in "Bert", "Llama", "Roberta":
@@ -499,7 +544,7 @@ def test_choosing_layers_4():
         assert select(judge, list(head)).keys() == head
 
 
-def test_choosing_layers_5():
+def test_choosing_layers_6():
     # %% ../nbs/00_linear.ipynb #73731b39
     def tiny(name):
         "A random model of three blocks, a few thousand weights, with the layers of its family."

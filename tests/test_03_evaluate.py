@@ -20,6 +20,9 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM
 from transformers import AutoTokenizer
+from transformers import BertConfig
+from transformers import BertForMaskedLM
+from transformers import BertForSequenceClassification
 from transformers import GPT2Config
 from transformers import GPT2LMHeadModel
 from transformers import LlamaConfig
@@ -744,6 +747,47 @@ def test_the_loss_is_a_ratio_and_so_is_its_error_4():
 
 
 def test_the_loss_is_a_ratio_and_so_is_its_error_5():
+    # %% ../nbs/03_evaluate.ipynb #c0f5bf5b
+    def byte_tokenizer(*merges, bos="<s>"):
+        vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        for a, b in merges: vocab[a + b] = len(vocab)
+        t = Tokenizer(models.BPE(vocab, list(merges)))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return PreTrainedTokenizerFast(tokenizer_object=t, bos_token=bos)
+
+    # %% ../nbs/03_evaluate.ipynb #149d5408
+    class Counting(torch.nn.Module):
+        def __init__(self, letters, alpha=0.5):
+            super().__init__()
+            ids = byte_tokenizer(bos=None)(letters)["input_ids"]
+            self.register_buffer("alpha", torch.zeros(256).index_fill(0, torch.tensor(ids), alpha))
+
+        def forward(self, input_ids, **kwargs):
+            seen = F.one_hot(input_ids, 257)[..., :256].cumsum(1)  # (B, T, 256); the token 256 opens a text
+            return SimpleNamespace(logits=torch.log(seen + self.alpha))
+
+    # %% ../nbs/03_evaluate.ipynb #217817e3
+    def tiny(cls, **kwargs):
+        torch.manual_seed(0)
+        if cls is GPT2LMHeadModel: return cls(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=264,
+                                                                    bos_token_id=256, eos_token_id=256))
+        return cls(LlamaConfig(vocab_size=264, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                               num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32, **kwargs))
+
+    # %% ../nbs/03_evaluate.ipynb #2436d0aa
+    rng = np.random.default_rng(0)
+
+    # %% ../nbs/03_evaluate.ipynb #c90aa9b2
+    words = dict(vocab_size=264, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    ids = torch.arange(8)[None]
+    for model in Counting("abc"), tiny(GPT2LMHeadModel), tiny(LlamaForCausalLM, sliding_window=4): check_causal(model, ids)
+    for kind, message in (BertForMaskedLM, "depends on later ones"), (BertForSequenceClassification, "of shape (1, 2)"):
+        try: check_causal(kind(BertConfig(**words)), ids)
+        except SettingError as e: assert message in str(e)
+        else: raise AssertionError(f"{kind.__name__} passed for a causal model")
+
+
+def test_the_loss_is_a_ratio_and_so_is_its_error_6():
     # %% ../nbs/03_evaluate.ipynb #c0f5bf5b
     def byte_tokenizer(*merges, bos="<s>"):
         vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}

@@ -119,6 +119,17 @@ def test_factors_where_they_pay_2():
     check(nn.Linear(6, 9, bias=False).half(), .01)
 
 
+def test_factors_where_they_pay_3():
+    # %% ../nbs/10_spectral.ipynb #6e4dfa03
+    layer = FactoredLinear(torch.randn(9, 2), torch.randn(2, 8), torch.randn(9))
+    A1, B1, x = torch.randn(1, 8), torch.randn(9, 1), torch.randn(3, 8)
+    for more in [(A1, B1)], [(A1, B1)]*2, [(A1, B1)]*3:
+        new = layer.extended(more)
+        assert isinstance(new, FactoredLinear) == (2 + len(more) < 5) and pays(4, 9, 8) and not pays(5, 9, 8)
+        torch.testing.assert_close(new(x), layer(x) + len(more)*F.linear(F.linear(x, A1), B1))
+    assert layer.merged() is layer
+
+
 def test_pruning_a_model():
     # %% ../nbs/10_spectral.ipynb #3e19ce68
     model, tokenizer = pretrained()
@@ -306,3 +317,30 @@ def test_weight_error_against_output_error():
     assert curves["weight error"][0] == curves["output error"][0]
     assert all(o < w for w, o in zip(curves["weight error"][1:4], curves["output error"][1:4], strict=True))
     for name, losses_ in curves.items(): print(f"{name:13}", " ".join(f"{x:7.3f}" for x in losses_))
+
+
+def test_block_after_block():
+    # %% ../nbs/10_spectral.ipynb #563e172a
+    def small(seed=0):
+        torch.manual_seed(seed)
+        return new_model(num_hidden_layers=2, vocab_size=64, hidden_size=32, intermediate_size=48, head_dim=8,
+                         num_attention_heads=4).eval()
+
+
+    ids = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(0))
+
+    # %% ../nbs/10_spectral.ipynb #5eb30584
+    for amount in {"rate": .75}, {"rank": 7}, {"energy": .8}, {"rate": 0}, {"rate": .3}:
+        one, other = small(), small()
+        prune(one, decompose(one), **amount)
+        factorize(other, **amount)
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    one, other = small(), small()
+    factorize(one, [ids], rate=.75, layers=[0])
+    prune(other, decompose(other, layers=[0], grams=gram(other, [ids], select(other, layers=[0]))), rate=.75)
+    first, second = dict(one.named_parameters()), dict(other.named_parameters())
+    q = "model.layers.0.self_attn.q_proj."  # What enters the first block is the same either way
+    assert torch.equal(first[q + "A"], second[q + "A"]) and first.keys() == second.keys()
+    try: factorize(small(), rank=40)
+    except SettingError as e: assert "r=40 exceeds min(out, in)=32" in str(e)
+    else: raise AssertionError("a rank beyond the matrix went through")

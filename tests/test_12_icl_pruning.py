@@ -1642,7 +1642,7 @@ def test_the_choice_and_its_controls_4():
     assert math.isclose(right(new), want, abs_tol=1e-9) and result["winner"][0] == 1
     with tempfile.TemporaryDirectory() as d:
         save(model, None, d, recipe={"clip": result["winner"]})
-        assert read_about(d)["recipe"] == {"clip": result["winner"]}
+        assert read_about(d)["steps"] == [{"clip": result["winner"]}]
     try: keep(model, result)
     except SettingError as e: assert "other weights" in str(e)
     else: raise AssertionError("kept twice")

@@ -31,6 +31,8 @@ from pathlm.adapters.core import parameter_groups
 from pathlm.adapters.core import save_adapter
 from pathlm.adapters.core import trained
 from pathlm.base import PathlmError
+from pathlm.grid import GridLinear
+from pathlm.grid import rtn
 from pathlm.linear import linear_from
 from pathlm.linear import merge
 from pathlm.linear import select
@@ -884,6 +886,9 @@ def test_which_form_where():
     assert [chosen(W, Conv1D) for W in (square, tall, wide_)] == ["Fused", "OneSided", "OneSided"]
     assert [chosen(conditioned(64, 16, c)) for c in (90, 110)] == ["OneSided", "Fused"]
     assert chosen(tall.bfloat16()) == "TwoBasis" and chosen(0*tall) == "Fused"
+    assert [route(GridLinear(*rtn(W, group=None)), svd(W)[1][:8]).__name__ for W in (square, tall)] == ["OneSided"]*2
+    assert [route(GridLinear(*rtn(W, group=None)), svd(W)[1]).__name__ for W in (conditioned(32, 32, 110), 0*tall)] == \
+        ["TwoBasis"]*2
 
 
 def test_which_form_where_2():

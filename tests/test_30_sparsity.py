@@ -4,6 +4,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from pathlm.base import CheckpointError
 from pathlm.base import MergeError
 from pathlm.base import SettingError
 from pathlm.linear import effective_weight
@@ -1049,10 +1050,15 @@ def test_a_layer_with_a_mask_2():
     mask = layer.mask.clone()
     assert layer.half().weight[mask].eq(0).any() and torch.equal(layer.mask, mask)
     state = layer.state_dict()
-    assert state.keys() == {"weight", "bits"} and state["bits"].nbytes == 6*2
+    assert state.keys() == {"values", "bits", "size"} and state["bits"].nbytes == 6*2
+    assert state["values"].nbytes == 2*mask.sum() and torch.equal(state["values"], layer.weight[mask])
     other = SparseLinear(torch.zeros(6, 13).half(), torch.ones(6, 13).bool())
     other.load_state_dict(state)
     assert torch.equal(other.mask, mask) and torch.equal(other.weight, layer.weight)
+    assert torch.equal(sparse_linear_from(state).weight, layer.weight)
+    try: sparse_linear_from(state | {"values": state["values"][1:]})
+    except CheckpointError as e: assert "values for a mask that keeps" in str(e)
+    else: raise AssertionError("a value was lost")
 
 
 def test_a_layer_with_a_mask_3():

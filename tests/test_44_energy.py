@@ -427,7 +427,7 @@ def test_bytes():
         "Walk a batch through the memories."
         moved, slices = Counter(weights=stored, activations=0, buffer=stored), cut(in_, SLICE)
         moved.update(activations=batch*WORD*in_, buffer=batch*WORD*in_)               # inputs come in
-        for tokens in cut(batch, max(1, ROOM//held)):
+        for tokens in cut(batch, max(1, ROOM//max(1, held))):
             for k, width in enumerate(slices):
                 moved.update(buffer=tokens*WORD*width)                                # and go to the registers
                 for _ in range(out):
@@ -693,8 +693,9 @@ def test_layers_and_models():
     W = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
 
     def stored(layer):
-        "Bytes of a layer's state without its shape and without the mask that keeps zeros."
-        return sum(t.nbytes for k, t in layer.state_dict().items() if k not in ("size", "bits"))
+        "Bytes of a layer's state without its shape; a layer with zeros computes with the dense weight."
+        state = dict(layer.named_parameters()) if isinstance(layer, SparseLinear) else layer.state_dict()
+        return sum(t.nbytes for k, t in state.items() if k != "size")
 
     # %% ../nbs/44_energy.ipynb #396434a9
     for bias in None, torch.ones(24):
@@ -709,6 +710,7 @@ def test_layers_and_models():
             assert counts.activations == 3*2*(64 if not isinstance(layer, FactoredLinear) else 64 + 2*3)
         ops = layer_counts(plain, 3)
         assert ops.multiply == 3*24*40 and ops.add == 3*24*(40 - (bias is None))
+    assert layer_counts(FactoredLinear(W[:, :0], W[:0], None), 3).multiply == 0  # Rank 0 costs nothing
 
 
 def test_layers_and_models_2():
@@ -767,8 +769,9 @@ def test_layers_and_models_2():
     W = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
 
     def stored(layer):
-        "Bytes of a layer's state without its shape and without the mask that keeps zeros."
-        return sum(t.nbytes for k, t in layer.state_dict().items() if k not in ("size", "bits"))
+        "Bytes of a layer's state without its shape; a layer with zeros computes with the dense weight."
+        state = dict(layer.named_parameters()) if isinstance(layer, SparseLinear) else layer.state_dict()
+        return sum(t.nbytes for k, t in state.items() if k != "size")
 
     # %% ../nbs/44_energy.ipynb #627c3a67
     def hadamard_product(x):
@@ -841,8 +844,9 @@ def test_layers_and_models_3():
     W = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
 
     def stored(layer):
-        "Bytes of a layer's state without its shape and without the mask that keeps zeros."
-        return sum(t.nbytes for k, t in layer.state_dict().items() if k not in ("size", "bits"))
+        "Bytes of a layer's state without its shape; a layer with zeros computes with the dense weight."
+        state = dict(layer.named_parameters()) if isinstance(layer, SparseLinear) else layer.state_dict()
+        return sum(t.nbytes for k, t in state.items() if k != "size")
 
     # %% ../nbs/44_energy.ipynb #9a504ab4
     kinds = [(3, "sum", (1, 8)), (2, "ladder", (None, 10)), (1, "ladder", (1, None)), (4, "float", (None, 1)),
@@ -913,8 +917,9 @@ def test_layers_and_models_4():
     W = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
 
     def stored(layer):
-        "Bytes of a layer's state without its shape and without the mask that keeps zeros."
-        return sum(t.nbytes for k, t in layer.state_dict().items() if k not in ("size", "bits"))
+        "Bytes of a layer's state without its shape; a layer with zeros computes with the dense weight."
+        state = dict(layer.named_parameters()) if isinstance(layer, SparseLinear) else layer.state_dict()
+        return sum(t.nbytes for k, t in state.items() if k != "size")
 
     # %% ../nbs/44_energy.ipynb #6edf38f0
     plain = linear_from(torch.ones(24, 16), torch.ones(24))
@@ -986,8 +991,9 @@ def test_layers_and_models_5():
     W = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
 
     def stored(layer):
-        "Bytes of a layer's state without its shape and without the mask that keeps zeros."
-        return sum(t.nbytes for k, t in layer.state_dict().items() if k not in ("size", "bits"))
+        "Bytes of a layer's state without its shape; a layer with zeros computes with the dense weight."
+        state = dict(layer.named_parameters()) if isinstance(layer, SparseLinear) else layer.state_dict()
+        return sum(t.nbytes for k, t in state.items() if k != "size")
 
     # %% ../nbs/44_energy.ipynb #aeb4edd2
     model, _ = pretrained()

@@ -70,6 +70,14 @@ def test_kernels_3():
     assert took["3 bits"]["wall"] > 0 and (took["3 bits"]["bytes"] is None or took["3 bits"]["bytes"] > 1e7)
 
 
+def test_memory():
+    # %% ../nbs/53_bench.ipynb #c4eef5c2
+    small = STREAMED | dict(vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+                            num_key_value_heads=2)
+    took = memory_rounds({"method": "gptq", "group": 32}, 1, small)
+    assert all(t["seconds"] > 0 and t["bytes"] != 0 for t in took.values()) and len(took) == 2
+
+
 def test_the_command():
     # %% ../nbs/53_bench.ipynb #c55d30af
     model, tokenizer = pretrained()

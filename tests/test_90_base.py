@@ -71,7 +71,102 @@ def test_files_are_whole_or_absent_5():
         assert Path(f"{d}/model/config.json").read_text() == "second" and len(list(Path(f"{d}/model").iterdir())) == 2
 
 
-def test_files_are_whole_or_absent_6():
+def test_weights_in_parts():
+    # %% ../nbs/90_base.ipynb #a7e04a32
+    def check_joined(cuts, limit):
+        torch.manual_seed(0)
+        tensors = {"a.w": torch.randn(3, 5).bfloat16(), "a.n": torch.tensor(7), "b": torch.zeros(0, 4),
+                   "c": torch.arange(3), "a.bits": torch.arange(5).byte(), "d": torch.randn(2, 3),
+                   "é": torch.tensor([True]), "f": torch.ones(3).char(), "g": torch.ones(3).half(),
+                   "h": torch.ones(3).short()}
+        names = list(tensors)
+        with tempfile.TemporaryDirectory() as d:
+            parts = output_folder(f"{d}/parts")
+            for k, (i, j) in enumerate(zip([0, *cuts], [*cuts, len(names)], strict=True)):
+                write_part(parts, k, part := {n: tensors[n] for n in names[i:j]})
+                assert read_part(parts, k).keys() == part.keys() and read_part(parts, k + 1) is None
+            hashes = join_parts(parts, output_folder(f"{d}/model"), limit)
+            read = Tensors(f"{d}/model", hashes)
+            assert list(hashes) == list(read.files) and len(hashes) == (1 if limit else len(cuts) + 1)
+            for n, t in tensors.items():
+                assert torch.equal(read[n], t) and (read.shape(n), read.dtype(n)) == (t.shape, t.dtype)
+            assert len(read) == len(tensors) and "z" not in read
+            if limit:
+                one = write_tensors(f"{d}/one.safetensors", tensors, {"format": "pt"})
+                assert one.read_bytes() == Path(f"{d}/model/{WEIGHTS}").read_bytes()
+
+    # %% ../nbs/90_base.ipynb #f95811de
+    for cuts in [], [3], [1, 2, 6]:
+        check_joined(cuts, 2**30)
+        check_joined(cuts, 0)
+
+
+def test_weights_in_parts_2():
+    # %% ../nbs/90_base.ipynb #a7e04a32
+    def check_joined(cuts, limit):
+        torch.manual_seed(0)
+        tensors = {"a.w": torch.randn(3, 5).bfloat16(), "a.n": torch.tensor(7), "b": torch.zeros(0, 4),
+                   "c": torch.arange(3), "a.bits": torch.arange(5).byte(), "d": torch.randn(2, 3),
+                   "é": torch.tensor([True]), "f": torch.ones(3).char(), "g": torch.ones(3).half(),
+                   "h": torch.ones(3).short()}
+        names = list(tensors)
+        with tempfile.TemporaryDirectory() as d:
+            parts = output_folder(f"{d}/parts")
+            for k, (i, j) in enumerate(zip([0, *cuts], [*cuts, len(names)], strict=True)):
+                write_part(parts, k, part := {n: tensors[n] for n in names[i:j]})
+                assert read_part(parts, k).keys() == part.keys() and read_part(parts, k + 1) is None
+            hashes = join_parts(parts, output_folder(f"{d}/model"), limit)
+            read = Tensors(f"{d}/model", hashes)
+            assert list(hashes) == list(read.files) and len(hashes) == (1 if limit else len(cuts) + 1)
+            for n, t in tensors.items():
+                assert torch.equal(read[n], t) and (read.shape(n), read.dtype(n)) == (t.shape, t.dtype)
+            assert len(read) == len(tensors) and "z" not in read
+            if limit:
+                one = write_tensors(f"{d}/one.safetensors", tensors, {"format": "pt"})
+                assert one.read_bytes() == Path(f"{d}/model/{WEIGHTS}").read_bytes()
+
+    # %% ../nbs/90_base.ipynb #877a23e1
+    with tempfile.TemporaryDirectory() as d:
+        for k in range(2): write_part(d, k, {f"t{k}": torch.randn(4, 4)})
+        hashes = join_parts(d, output_folder(f"{d}/model"), 0)
+        path = Path(d)/"model"/list(hashes)[1]
+        whole = path.read_bytes()
+        for spoilt, read in ((whole[:-1] + bytes([whole[-1] ^ 1]), lambda: Tensors(path.parent, hashes)["t1"]),
+                             (whole[:-1], lambda: Tensors(path.parent)), (None, lambda: Tensors(path.parent))):
+            path.unlink()
+            if spoilt: path.write_bytes(spoilt)
+            try: read()
+            except CheckpointError as e: assert path.name in str(e)
+            else: raise AssertionError("read")
+        assert read_part(d, 1)["t1"].shape == (4, 4)
+        (Path(d)/"part-00001.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert read_part(d, 1) is None
+
+
+def test_weights_in_parts_3():
+    # %% ../nbs/90_base.ipynb #a7e04a32
+    def check_joined(cuts, limit):
+        torch.manual_seed(0)
+        tensors = {"a.w": torch.randn(3, 5).bfloat16(), "a.n": torch.tensor(7), "b": torch.zeros(0, 4),
+                   "c": torch.arange(3), "a.bits": torch.arange(5).byte(), "d": torch.randn(2, 3),
+                   "é": torch.tensor([True]), "f": torch.ones(3).char(), "g": torch.ones(3).half(),
+                   "h": torch.ones(3).short()}
+        names = list(tensors)
+        with tempfile.TemporaryDirectory() as d:
+            parts = output_folder(f"{d}/parts")
+            for k, (i, j) in enumerate(zip([0, *cuts], [*cuts, len(names)], strict=True)):
+                write_part(parts, k, part := {n: tensors[n] for n in names[i:j]})
+                assert read_part(parts, k).keys() == part.keys() and read_part(parts, k + 1) is None
+            hashes = join_parts(parts, output_folder(f"{d}/model"), limit)
+            read = Tensors(f"{d}/model", hashes)
+            assert list(hashes) == list(read.files) and len(hashes) == (1 if limit else len(cuts) + 1)
+            for n, t in tensors.items():
+                assert torch.equal(read[n], t) and (read.shape(n), read.dtype(n)) == (t.shape, t.dtype)
+            assert len(read) == len(tensors) and "z" not in read
+            if limit:
+                one = write_tensors(f"{d}/one.safetensors", tensors, {"format": "pt"})
+                assert one.read_bytes() == Path(f"{d}/model/{WEIGHTS}").read_bytes()
+
     # %% ../nbs/90_base.ipynb #eae40694
     with tempfile.TemporaryDirectory() as d:
         W, made = torch.randn(3, 4), []
@@ -89,7 +184,30 @@ def test_files_are_whole_or_absent_6():
         assert "not kept" in str(seen[0].message) and len(made) == 5
 
 
-def test_files_are_whole_or_absent_7():
+def test_weights_in_parts_4():
+    # %% ../nbs/90_base.ipynb #a7e04a32
+    def check_joined(cuts, limit):
+        torch.manual_seed(0)
+        tensors = {"a.w": torch.randn(3, 5).bfloat16(), "a.n": torch.tensor(7), "b": torch.zeros(0, 4),
+                   "c": torch.arange(3), "a.bits": torch.arange(5).byte(), "d": torch.randn(2, 3),
+                   "é": torch.tensor([True]), "f": torch.ones(3).char(), "g": torch.ones(3).half(),
+                   "h": torch.ones(3).short()}
+        names = list(tensors)
+        with tempfile.TemporaryDirectory() as d:
+            parts = output_folder(f"{d}/parts")
+            for k, (i, j) in enumerate(zip([0, *cuts], [*cuts, len(names)], strict=True)):
+                write_part(parts, k, part := {n: tensors[n] for n in names[i:j]})
+                assert read_part(parts, k).keys() == part.keys() and read_part(parts, k + 1) is None
+            hashes = join_parts(parts, output_folder(f"{d}/model"), limit)
+            read = Tensors(f"{d}/model", hashes)
+            assert list(hashes) == list(read.files) and len(hashes) == (1 if limit else len(cuts) + 1)
+            for n, t in tensors.items():
+                assert torch.equal(read[n], t) and (read.shape(n), read.dtype(n)) == (t.shape, t.dtype)
+            assert len(read) == len(tensors) and "z" not in read
+            if limit:
+                one = write_tensors(f"{d}/one.safetensors", tensors, {"format": "pt"})
+                assert one.read_bytes() == Path(f"{d}/model/{WEIGHTS}").read_bytes()
+
     # %% ../nbs/90_base.ipynb #4c369be4
     with patch.dict(os.environ, {"PATHLM_CACHE": "", "XDG_CACHE_HOME": "/x"}): assert cache_folder() == Path("/x/pathlm")
     with patch.dict(os.environ, PATHLM_CACHE="off"): assert cache_folder() is None

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'STORE', 'COUNT', 'OURS', 'Part', 'LowRankPart', 'updated', 'AdaptedLinear', 'Config', 'Adapter', 'fitting',
            'Store', 'adapters', 'adapted', 'sample', 'identity', 'attach', 'prepared', 'wanted', 'check_layer',
-           'settled', 'in_json', 'at_least', 'found', 'join', 'known', 'activate', 'detach', 'thaw', 'taken_off',
-           'mixed', 'parameter_groups', 'trained', 'steps', 'count_step', 'state_of', 'save_adapter', 'the_one',
-           'method_named', 'read_adapter', 'load_adapter', 'bake']
+           'settled', 'in_json', 'at_least', 'found', 'join', 'unsent', 'known', 'activate', 'detach', 'thaw',
+           'taken_off', 'mixed', 'parameter_groups', 'trained', 'steps', 'count_step', 'state_of', 'save_adapter',
+           'the_one', 'method_named', 'read_adapter', 'load_adapter', 'bake']
 
 # %% ../../nbs/04_adapters.ipynb #b923f7ef
 import json
@@ -36,7 +36,7 @@ from pathlm.base import (
     write_json,
     write_tensors,
 )
-from ..linear import check_finite, effective_weight, merge, replace, select, unmerge, walk
+from ..linear import check_finite, dense_of, effective_weight, merge, replace, select, unmerge, walk
 from ..objectives import wide
 
 # %% ../../nbs/04_adapters.ipynb #9c0268f5
@@ -95,7 +95,7 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.base, self.parts, self.active, self.mixed = base, {}, (), None
 
-    weight = property(lambda self: self.base.weight)
+    weight = property(lambda self: self.effective_weight())  # For models that read it, as Mamba does
     bias = property(lambda self: self.base.bias)
     in_features = property(lambda self: effective_weight(self.base).shape[1])
     out_features = property(lambda self: effective_weight(self.base).shape[0])
@@ -107,6 +107,12 @@ class AdaptedLinear(nn.Module):
     def effective_weight(self) -> Tensor:
         "The matrix that it multiplies with, (out, in), in the dtype of its base."
         return updated(self.base, [part.delta() for part in self.chosen()])
+
+    def merged(self) -> nn.Module:
+        "Make what merging puts in its place: factors that stand beside those of the base, or a dense layer."
+        parts = self.chosen()
+        if not hasattr(self.base, "extended") or not all(part.low_rank for part in parts): return dense_of("W", self)
+        return self.base.extended([part.factors() for part in parts])
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mixed is not None: return self.by_sample(x)
@@ -366,8 +372,16 @@ def join(model: nn.Module, adapter: Adapter, name: str) -> Adapter:
         carriers[n].parts[name] = part
     adapter.before = {n: {k: t.clone() for k, t in m.state_dict().items()} for n, m in adapter.saved.items()}
     for m in adapter.saved.values(): m.requires_grad_(True)
+    unsent(model)
     activate(model, name)
     return adapter
+
+# %% ../../nbs/04_adapters.ipynb #c387c6df
+def unsent(
+    model: nn.Module,   # A model with adapters; changed in place
+) -> None:
+    "Name the buffers of linear layers, which every process has from the same file, for torch not to send."
+    model._ddp_params_and_buffers_to_ignore = [f"{n}.{b}" for n, layer in walk(model) for b, _ in layer.named_buffers()]
 
 # %% ../../nbs/04_adapters.ipynb #8511a2fc
 def known(
@@ -409,6 +423,7 @@ def thaw(model: nn.Module) -> None:
     if not hasattr(model, STORE): return
     trainable = set(getattr(model, STORE).trainable)
     delattr(model, STORE)
+    vars(model).pop("_ddp_params_and_buffers_to_ignore", None)
     for n, p in model.named_parameters(): p.requires_grad_(n in trainable)
 
 # %% ../../nbs/04_adapters.ipynb #000d580f
@@ -423,6 +438,7 @@ def taken_off(model: nn.Module, name: str) -> None:
         layer.parts.pop(name, None)
         layer.active = tuple(a for a in layer.active if a != name)
         if not layer.parts: replace(model, n, layer.base)
+    unsent(model)
 
 # %% ../../nbs/04_adapters.ipynb #d6452626
 @contextmanager

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATTERNS', 'EXACT', 'FAR', 'hashed', 'noise', 'signed', 'singular', 'entries', 'banded', 'distinct', 'aligned',
            'pairs', 'dense', 'times', 'SVFTPart', 'TwoBasis', 'gradient', 'picked', 'FusedProduct', 'free', 'Fused',
-           'Beside', 'OneSided', 'Bare', 'route', 'probe', 'SVFTAdapter', 'SVFT']
+           'Beside', 'product', 'OneSided', 'Bare', 'route', 'probe', 'SVFTAdapter', 'SVFT']
 
 # %% ../../nbs/22_svft.ipynb #01d67794
 from dataclasses import InitVar, dataclass
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from .core import Adapter, Config, Part, fitting, settled, state_of
 from ..base import CheckpointError, SettingError, cache_folder, kept
-from ..linear import effective_weight, is_conv1d
+from ..linear import Decoded, anchor, effective_weight, is_conv1d
 from ..objectives import svd, wide
 
 # %% ../../nbs/22_svft.ipynb #1c9ba80a
@@ -239,7 +239,7 @@ def free(base: nn.Module, x: Tensor) -> bool:
     "Say whether a layer's product may be computed outside of the layer."
     if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type): return False
     hooked = base._forward_hooks or base._forward_pre_hooks or "forward" in vars(base)
-    return base.weight.dtype in EXACT and not hooked and not any(p.requires_grad for p in base.parameters())
+    return anchor(base).dtype in EXACT and not hooked and not any(p.requires_grad for p in base.parameters())
 
 # %% ../../nbs/22_svft.ipynb #55515980
 class Fused(TwoBasis):
@@ -267,7 +267,9 @@ class Beside(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         Q = rows @ B.T if o is None else torch.addmm(-o, rows, B.T)
         ctx.save_for_backward(Q, c, B, at)
-        return torch.addmm(rows, times(Q, c, at), B).view(x.shape)
+        y = x.new_empty(x.shape)  # no view, so that a model may add to it in place, as Falcon does
+        torch.addmm(rows, times(Q, c, at), B, out=y.view_as(rows))
+        return y
 
     @staticmethod
     @once_differentiable
@@ -279,6 +281,15 @@ class Beside(torch.autograd.Function):
         return dx, picked(P, Q, at) if ctx.needs_input_grad[1] else None, None, None, None
 
 # %% ../../nbs/22_svft.ipynb #668c0b6b
+def product(
+    base: nn.Module,  # A linear layer
+    x: Tensor,        # (…, in)
+) -> Tensor:          # (…, out)
+    "Multiply by a layer's weight without its bias; one that is decoded is not kept for the backward pass."
+    if hasattr(base, "effective_weight"): return Decoded.apply(x, None, base)
+    return F.linear(x, effective_weight(base).detach().to(x.dtype))
+
+# %% ../../nbs/22_svft.ipynb #1a42182a
 class OneSided(SVFTPart):
     "The change on the narrow side of the weight, (5)."
     def __init__(self, base, U, S, Vh, at, gated=False):
@@ -309,8 +320,7 @@ class OneSided(SVFTPart):
         return B @ a, B @ (W @ b)/self.S[:, None]
 
     def forward(self, x):
-        W = effective_weight(self.base).detach().to(x.dtype)
-        return F.linear(self.change(x), W) if self.tall else self.change(F.linear(x, W))
+        return product(self.base, self.change(x)) if self.tall else self.change(product(self.base, x))
 
     def beside(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         "Add the change to rows."
@@ -339,11 +349,11 @@ def route(
     residual: bool = True,   # Whether the layer itself takes part
 ) -> type[SVFTPart]:
     "Choose the cheapest form that is correct for a layer."
-    W, s = effective_weight(base), S[[0, -1]].tolist()
+    W, s, own = effective_weight(base), S[[0, -1]].tolist(), type(base) is nn.Linear or is_conv1d(base)
     if not residual: return Bare
-    if W.dtype not in EXACT or not (type(base) is nn.Linear or is_conv1d(base)): return TwoBasis
-    if max(W.shape) >= 2*min(W.shape) and s[1] > 0 and s[0] <= 100*s[1]: return OneSided
-    return Fused
+    if W.dtype not in EXACT: return TwoBasis
+    if (max(W.shape) >= 2*min(W.shape) or not own) and s[1] > 0 and s[0] <= 100*s[1]: return OneSided
+    return Fused if own else TwoBasis
 
 # %% ../../nbs/22_svft.ipynb #14ded5b2
 FAR = .02  # By how much a probe may deviate

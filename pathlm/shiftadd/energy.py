@@ -157,7 +157,7 @@ def placed(
 ) -> Counts:         # For all tokens
     "Add the bytes that move, (4), to the operations."
     if type(batch) is not int or batch < 1: raise SettingError(f"batch={batch}, expected a whole number from 1")
-    passes = -(-batch//max(1, ROOM//held))
+    passes = -(-batch//max(1, ROOM//max(1, held)))
     return times(batch, ops._replace(register=operands(ops)))._replace(
         weights=stored, activations=batch*WORD*(in_ + out),
         buffer=stored*(1 + passes) + batch*2*WORD*(in_ + out*-(-in_//SLICE)))

@@ -303,8 +303,11 @@ def fit_weight(
     check_kind(scales, terms)
     r, c = check_block(W, block, pad, name)
     w, d = tiles(check_finite(name, W.float()), (r, c)), inside(W.shape, (r, c))
-    alpha = fitted(w, bits, scales, d if d is None else d.to(w), terms)
-    codes = untile(assign(w, alpha), W.shape, (r, c))
+    def fit(w, d):
+        alpha = fitted(w, bits, scales, d if d is None else d.to(w), terms)
+        return alpha, assign(w, alpha)
+    alpha, codes = by_rows(fit, w, d)
+    codes = untile(codes, W.shape, (r, c))
     return codes, stored(alpha.T.unflatten(1, (-1, -(-W.shape[1]//c))).contiguous(), scales, (r, c), terms)
 
 # %% ../../nbs/41_shiftadd.ipynb #51f37821

@@ -57,16 +57,20 @@ TABLE = "transformers.quantizers.auto"
 
 class Registration:
     "Finds one module, and adds pathlm to its table when it has been imported."
+    busy = False
+
     def find_spec(self, name, path=None, target=None):
-        if name != TABLE: return None
-        sys.meta_path.remove(self)
-        if (spec := find_spec(name)) is not None:
-            spec.loader.exec_module = partial(self.run, spec.loader.exec_module)
+        if name != TABLE or self.busy: return None
+        self.busy = True
+        try: spec = find_spec(name)
+        finally: self.busy = False
+        if spec is not None: spec.loader.exec_module = partial(self.run, spec.loader.exec_module)
         return spec
 
     def run(self, execute, module):
         execute(module)
-        import_module("pathlm.quantizer").register()
+        import_module("pathlm.quantizer")
+        if self in sys.meta_path: sys.meta_path.remove(self)
 
 # %% ../nbs/91_door.ipynb #201608df
 if TABLE in sys.modules: import_module("pathlm.quantizer").register()

@@ -55,6 +55,7 @@ from pathlm.evaluate import (
     bits_per_weight,
     context,
     document_nll,
+    encode,
     item_scores,
     item_summary,
     paired,
@@ -181,7 +182,7 @@ def compressions(
 # %% ../nbs/56_choosing.ipynb #39e26e8d
 def trainings(
     model,            # A model, for the widths of its layers
-    steps: int = 60,  # Of training
+    steps: int = 40,  # Of training
     seed: int = 0,    # Of everything random
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths with training, on the model as it is and on small ones."
@@ -215,7 +216,7 @@ def trainings(
 
 def all_paths(
     model,            # A model, for the widths of its layers
-    steps: int = 60,  # Of training
+    steps: int = 40,  # Of training
     seed: int = 0,    # Of everything random
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths: what each is called, and the calls that it takes."
@@ -285,7 +286,7 @@ def turns(
     models: list,      # Models
     prompt: list[int], # Token ids
     tokens: int,       # To generate
-    rounds: int = 5,   # In which each has its turn
+    rounds: int = 3,   # In which each has its turn
 ) -> list[float]:      # Seconds a token of each, medians
     "Time models in turns."
     for model in models: generation_seconds(model, prompt, 4)
@@ -302,7 +303,7 @@ def measured(
     "Load what a path left and measure it."
     base, tokenizer = pathlm.load(dense)
     most = context(base) or 512
-    prompt = max((tokenizer(d)["input_ids"] for d in documents[:16]), key=len)[:min(32, most//2)]
+    prompt = max((encode(tokenizer, d) for d in documents[:16]), key=len)[:min(32, most//2)]
     generation_seconds(base, prompt, tokens := min(48, most - len(prompt)))  # Imports what generation needs
     del base
     gc.collect()
@@ -313,7 +314,8 @@ def measured(
     generation_seconds(model, prompt, tokens)
     memory = {"peak_bytes": resident()[1] - bare, "process_bytes": resident()[1]}
     own, base = turns([model, pathlm.load(dense)[0]], prompt, tokens)
-    nll, scored = document_nll(model, batches(documents, tokenizer, *window_and_stride(model)), desc="measure")
+    window, _ = window_and_stride(model)
+    nll, scored = document_nll(model, batches(documents, tokenizer, window, window))
     row = summarize(nll, scored, sum(map(len, documents)))
     row |= {"perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
             "nll": nll.tolist(), "scored": scored.tolist()} | memory
@@ -406,7 +408,7 @@ def keys(
     weights = [str(here.dtype()), digest(*model.state_dict().values())]
     files = sorted(Path(task["data"]).rglob("*.jsonl")) if task and task["data"] else []
     sources = [f for f in sorted(Path(pathlm.__file__).parent.rglob("*")) if f.suffix in (".py", ".c")]
-    words = [ids for d in (*here.seen[:2], *here.test[:2]) for ids in tokenizer(d)["input_ids"]]
+    words = [encode(tokenizer, d) for d in (*here.seen[:2], *here.test[:2])]
     about = [config, weights, texts, words, here.seed, here.quick, task, [file_hash(f) for f in (*files, *sources)],
              machine(), platform.node()]
     def key(steps): return hashlib.sha256(
@@ -550,7 +552,7 @@ def choose(
     base, tokenizer = here.load()
     if tokenizer is None: raise SettingError(f"{model} comes without a tokenizer; a text needs one")
     check_texts(here, base, tokenizer)
-    paths = chosen_paths(all_paths(base, 4 if quick else 60, seed), only)
+    paths = chosen_paths(all_paths(base, 4 if quick else 40, seed), only)
     names, about = keys(here, base, tokenizer, paths, asked), name_of(here, base)
     del base
     rows = compared(rows_of(here, paths, names, output_folder((cache_folder() or out)/"paths"), asked, desc))

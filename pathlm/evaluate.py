@@ -250,10 +250,11 @@ def check_causal(
     ids: Tensor,             # (1, T) tokens
 ) -> None:
     "Raise `SettingError` unless a model predicts each token from those before it alone."
-    name, other = type(model).__name__, ids.clone()
-    other[:, -1] = ids[0, (ids[0] != ids[0, -1]).int().argmax()]
+    name, first = type(model).__name__, ids[:, :max(ids.shape[1] - 1, 1)]
+    ids, other = (F.pad(first, (0, 1), value=last) for last in (0, 1))
     try:
-        with evaluating(model): a, b = (model(input_ids=x, use_cache=False).logits for x in (ids, other))
+        with evaluating(model): a, b = (model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).logits
+                                        for x in (ids, other))
     except (AttributeError, TypeError, ValueError) as e:
         raise SettingError(f"{name} gives no logits for token ids alone: {' '.join(str(e).split())}") from e
     if a.ndim != 3 or a.shape[:2] != ids.shape: raise SettingError(

@@ -19,7 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import MergeError, SettingError, model_folder, write_json, write_tensors
-from .linear import Decoded, check_finite, float_weight, pack_mask, replace, select, unpack_mask, walk
+from pathlm.linear import (
+    Decoded,
+    check_finite,
+    check_unmerged,
+    float_weight,
+    pack_mask,
+    replace,
+    select,
+    unpack_mask,
+    walk,
+)
 from .objectives import calibrate, check_damp, check_gram, compensate, inverse_root
 from .rotation import turned
 
@@ -416,6 +426,7 @@ def rounding(
     layers: Iterable[int] | None = None,         # Blocks, negative ones from the end; None is all
 ) -> nn.Module:                                  # `model`
     "Turn float layers, sparse or not, into `RoundingLinear`."
+    check_unmerged(model)
     new, chosen = {}, select(model, target, layers)
     if grids is None: grids = on_grids(model, chosen, bits, group, symmetric)
     for name, layer in chosen.items():

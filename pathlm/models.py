@@ -392,7 +392,7 @@ def pretrained(
     dtype: torch.dtype = torch.float32, # Type of the weights in memory
 ):                                      # Model in evaluation mode, and its tokenizer, None if the folder has none
     "Load a model, of the class that its config names, and its tokenizer; raise `CheckpointError` if it is not whole."
-    from transformers import AutoConfig, AutoTokenizer, logging
+    from transformers import AutoConfig, logging
     path = str(path or EMBEDDED)
     if looks_local(path) and not (Path(path)/"config.json").is_file():
         raise CheckpointError(f"no model folder at {path}: it has no config.json")
@@ -401,8 +401,9 @@ def pretrained(
     logging.set_verbosity_error()
     try:
         cls = model_class(AutoConfig.from_pretrained(path))
-        model, info = cls.from_pretrained(path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True)
-        tokenizer = AutoTokenizer.from_pretrained(path) if has_tokenizer(path) else None
+        model, info = cls.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                                          ignore_mismatched_sizes=True)
+        tokenizer = tokenizer_of(path)
     except PathlmError: raise
     except Exception as e: raise CheckpointError(f"cannot load a model from {path}: {one_line(e)}") from e
     finally:
@@ -412,6 +413,8 @@ def pretrained(
         raise CheckpointError(f"{path}: {len(odd)} tensors of another shape, such as {odd[0]}")
     if lost := sorted(info["missing_keys"]):
         raise CheckpointError(f"{path} lacks {len(lost)} tensors, such as {lost[0]}")
+    if more := sorted(info["unexpected_keys"]):
+        raise CheckpointError(f"{path} has {len(more)} tensors that its model has no place for, such as {more[0]}")
     return sound(model.eval(), tokenizer, path), tokenizer
 
 # %% ../nbs/02_models.ipynb #2f3dc7c5

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['wide', 'difference', 'weight_error', 'check_gram', 'output_error', 'rows', 'outer', 'Grams', 'Norms', 'evaluating',
-           'watch', 'as_batch', 'feed', 'statistics', 'padding', 'gram', 'uncached', 'Call', 'entered', 'instead',
-           'settled_run', 'differing', 'made', 'Whole', 'calibrate', 'holder', 'text_digest', 'parts_of', 'apart',
-           'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge', 'check_damp',
+           'watch', 'as_batch', 'feed', 'statistics', 'padding', 'unpadded', 'gram', 'uncached', 'Call', 'entered',
+           'instead', 'settled_run', 'differing', 'made', 'Whole', 'calibrate', 'holder', 'text_digest', 'parts_of',
+           'apart', 'by_block', 'svd', 'check_rank', 'truncate', 'whiten', 'truncate_output', 'ridge', 'check_damp',
            'inverse_root', 'compensate']
 
 # %% ../nbs/01_objectives.ipynb #db59782b
@@ -30,7 +30,7 @@ from pathlm.base import (
     write_json,
     write_tensors,
 )
-from .linear import blocks, check_finite, depths, effective_weight, replace, select
+from .linear import blocks, check_finite, check_unmerged, depths, effective_weight, replace, select
 
 # %% ../nbs/01_objectives.ipynb #ca44d994
 def wide(
@@ -213,6 +213,17 @@ def padding(batch: Tensor | dict) -> Tensor | None:
     return None if isinstance(batch, Tensor) else batch.get("attention_mask")
 
 # %% ../nbs/01_objectives.ipynb #a58e2f73
+def unpadded(
+    model: nn.Module,       # A model
+    batch: Tensor | dict,   # Token ids (batch, tokens), or keyword arguments
+) -> Tensor | dict:         # `batch`
+    "Raise `SettingError` for a batch with padding of an encoder-decoder model."
+    if isinstance(batch, dict) and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        for key in (k for k, v in batch.items() if k.endswith("attention_mask") and v is not None and not v.all()):
+            raise SettingError(f"an encoder-decoder needs texts without padding, got {key} with zeros")
+    return batch
+
+# %% ../nbs/01_objectives.ipynb #12111ee5
 def gram(
     model: nn.Module,                                    # A model
     batches: Iterable[Tensor | dict],                    # Token ids (batch, tokens), or keyword arguments
@@ -225,7 +236,7 @@ def gram(
     "Collect $G=XX^\\top$ of the inputs of layers in one pass, without padded tokens."
     from tqdm.auto import tqdm
     layers = target if isinstance(target, dict) else select(model, target)
-    todo = map(as_batch, tqdm(batches, desc=desc, disable=desc is None))
+    todo = (unpadded(model, as_batch(b)) for b in tqdm(batches, desc=desc, disable=desc is None))
     runs = ((padding(b), partial(feed, model, b)) for b in todo)
     return statistics(model, layers, runs, partial(sums, dtype, chunk))
 
@@ -234,13 +245,13 @@ def gram(
 def uncached(
     model: nn.Module,            # A model
 ) -> Iterator[nn.Module]:        # `model`
-    "Run a model of transformers without its cache of keys and values."
-    config = getattr(model, "config", None)
-    before = getattr(config, "use_cache", None)
-    if before is not None: config.use_cache = False
+    "Run a model of transformers, and the models inside it, without their caches of keys and values."
+    configs = [m.config for m in model.modules() if hasattr(getattr(m, "config", None), "use_cache")]
+    before = [config.use_cache for config in configs]
+    for config in configs: config.use_cache = False
     try: yield model
     finally:
-        if before is not None: config.use_cache = before
+        for config, value in zip(configs, before, strict=True): config.use_cache = value
 
 # %% ../nbs/01_objectives.ipynb #e58f2579
 class Call(NamedTuple):
@@ -387,8 +398,9 @@ def calibrate(
 ) -> list[str]:                                  # The layers that were changed, in order
     "Change layers block after block, each block by what it receives from the changed blocks before it."
     from tqdm.auto import tqdm
-    if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge or bake before it changes")
-    chosen, todo = select(model, target, layers), None if batches is None else [as_batch(b) for b in batches]
+    check_unmerged(model)
+    chosen = select(model, target, layers)
+    todo = None if batches is None else [unpadded(model, as_batch(b)) for b in batches]
     if todo == []: raise SettingError(f"no batch to calibrate {len(chosen)} layers on")
     about, hold = {"text": text_digest(todo or []), "layers": list(chosen)} | (settings or {}), holder(model)
     if folder is not None: folder = settled_run(folder, {"model": digest(*model.state_dict().values())} | about)

@@ -88,8 +88,8 @@ def divide(
 ) -> tuple[list[str], list[str]]:  # A quarter of them, and the others
     "Divide documents into those that may be seen and those that are measured on."
     if len(documents) < 2:
-        raise TextError(f"the text is one document of {len(documents[0])} characters; two or more are needed, some to see "
-                        "and some to measure on")
+        raise TextError(f"the text is one document of {len(documents[0])} characters; two or more are needed, some to "
+                        "see and some to measure on")
     order = np.random.default_rng(seed).permutation(len(documents))
     cut = max(1, len(documents)//4)
     return [documents[i] for i in order[:cut]], [documents[i] for i in order[cut:]]

@@ -44,8 +44,11 @@ class Waiting(nn.Module):
 
 # %% ../nbs/92_quantizer.ipynb #6bd1ddc6
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    "Put a module in the place of another."
+    "Put a module in the place of another; a hook of accelerate's, which moves what goes in, is handed on."
     parent, _, leaf = name.rpartition(".")
+    if hook := getattr(model.get_submodule(name), "_hf_hook", None):
+        from accelerate.hooks import add_hook_to_module
+        add_hook_to_module(module, hook)
     setattr(model.get_submodule(parent), leaf, module)
 
 # %% ../nbs/92_quantizer.ipynb #817f819f
@@ -59,8 +62,9 @@ class FormsQuantizer(HfQuantizer):
         from pathlm.checkpoints import fits, own_tensors, read_about
         if not checkpoint_files: raise CheckpointError("layers with forms need a folder with files, but there are none")
         self.path = Path(checkpoint_files[0]).parent
-        self.layers, files = (read_about(self.path)[key] for key in ("layers", "files"))
-        tensors = Tensors(self.path, files).check()
+        about = read_about(self.path)
+        self.layers, model.pathlm_steps = about["layers"], about["steps"]
+        tensors = Tensors(self.path, about["files"]).check()
         for name in self.layers:
             try: put(model, name, Waiting(model.get_submodule(name), tensors, name))
             except AttributeError: raise CheckpointError(f"{self.path}: the model has no layer {name}") from None
@@ -72,6 +76,8 @@ class FormsQuantizer(HfQuantizer):
         from pathlm.checkpoints import layer_from
         for name, form in self.layers.items():
             waiting = model.get_submodule(name)
+            if any(t.is_meta for t in waiting.buffers()): raise CheckpointError(
+                f"{self.path}: {name}, a {form}, was not loaded; layers with forms cannot stay on disk")
             new = layer_from(form, waiting.state_dict(), name, waiting.old[0], self.path)
             new.kind = type(waiting.old[0])
             put(model, name, new.eval())
@@ -94,3 +100,6 @@ def register() -> None:
     if "pathlm" in AUTO_QUANTIZER_MAPPING: return
     register_quantization_config("pathlm")(FormsConfig)
     register_quantizer("pathlm")(FormsQuantizer)
+
+# %% ../nbs/92_quantizer.ipynb #6617c487
+register()

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from .base import CheckpointError, MergeError, SettingError
-from .linear import dense_weight, effective_weight, is_conv1d, linear_from, pack_mask, unpack_mask, walk
+from pathlm.linear import (
+    check_unmerged,
+    dense_weight,
+    effective_weight,
+    is_conv1d,
+    linear_from,
+    pack_mask,
+    unpack_mask,
+    walk,
+)
 from .objectives import as_batch, evaluating, feed, uncached, wide
 
 # %% ../nbs/05_rotation.ipynb #a91854b0
@@ -262,7 +271,7 @@ def fold_signs(
     batch: Tensor | dict,   # Some text: token ids (batch, tokens), or keyword arguments
 ) -> list[str]:             # The norms that took over signs
     "Move signs into norms wherever that leaves the outputs of all layers on a batch the same bit for bit."
-    if hasattr(model, "unmerged"): raise SettingError("the model is merged; call unmerge or bake before it changes")
+    check_unmerged(model)
     batch = as_batch(batch)
     with evaluating(model), uncached(model):
         before = all_outputs(model, batch)

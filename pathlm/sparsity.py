@@ -162,13 +162,18 @@ class SparseLinear(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.mask.is_meta: return  # Nobody knows how many values there will be
         destination[f"{prefix}values"] = destination.pop(f"{prefix}weight")[self.mask]
 
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
         names = [f"{prefix}{key}" for key in ("values", "bits", "size")]
         if all(n in state for n in names):
-            self.mask = unpack_mask(state[names[1]].to(self.bits.device), self.in_features)
-            state[f"{prefix}weight"] = spread(state.pop(names[0]), self.mask)
+            mask = unpack_mask(state[names[1]], int(state[names[2]]))
+            if mask.shape != self.mask.shape:
+                args[-1].append(f"{prefix}mask has shape {tuple(mask.shape)}, expected {tuple(self.mask.shape)}")
+                return
+            state[f"{prefix}weight"] = spread(state.pop(names[0]), mask)
+            self.mask = mask if self.bits.is_meta else mask.to(self.bits.device)
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
     def extra_repr(self):

@@ -24,7 +24,18 @@ from torch import Tensor, nn
 
 from .base import SettingError, digest, kept, resumable
 from .evaluate import Batch, batch_nll, document_nll, paired
-from .linear import blocks, check_finite, dense_weight, effective_weight, linear_from, replace, select
+from pathlm.linear import (
+    anchor,
+    blocks,
+    check_finite,
+    check_unmerged,
+    dense_weight,
+    effective_weight,
+    linear_from,
+    replace,
+    select,
+    stored_weight,
+)
 from .objectives import calibrate, check_rank, evaluating, svd, whiten, wide
 
 # %% ../nbs/10_spectral.ipynb #3faafdde
@@ -198,7 +209,7 @@ class FactoredLinear(nn.Module):
         "The matrix that it multiplies with, (out, in)."
         return self.A @ self.B
 
-    weight = property(effective_weight)  # For models that read it, as T5 does
+    weight = property(stored_weight)  # For models that read it, as T5 does
 
     def forward(self, x: Tensor) -> Tensor: return F.linear(F.linear(x, self.B), self.A, self.bias)
 
@@ -206,13 +217,12 @@ class FactoredLinear(nn.Module):
 
     def extended(self,
         more: list[tuple[Tensor, Tensor]],  # $A'$ (r', in) and $B'$ (out, r') of adapters of low rank
-    ) -> nn.Module:
-        "Add products $B'A'$ to the weight by setting their factors beside its own; dense where that does not pay."
+    ) -> "FactoredLinear | None":
+        "Add products $B'A'$ to the weight by setting their factors beside its own; None where that does not pay."
         with torch.no_grad():
             A = torch.cat([self.A, *(b.to(self.A) for _, b in more)], 1)
             B = torch.cat([self.B, *(a.to(self.B) for a, _ in more)])
-            if pays(len(B), len(A), B.shape[1]): return FactoredLinear(A, B, self.bias)
-            return linear_from(A @ B, self.bias, getattr(self, "kind", nn.Linear))
+            return FactoredLinear(A, B, self.bias) if pays(len(B), len(A), B.shape[1]) else None
 
     def extra_repr(self): return f"in={self.in_features}, out={self.out_features}, r={self.B.shape[0]}"
 
@@ -271,6 +281,7 @@ def prune(
     energy: float | None = None,   # Or the share of energy to keep
 ) -> list[dict]:                   # A row for each layer: rank, form, numbers stored before and after, relative error
     "Truncate layers at a rate, a rank or an energy; a rate of zero leaves every bit as it was."
+    check_unmerged(model)
     rows, ranks = [], check_known(ranks_of(spectra, rate, rank, energy), spectra)
     for name in ranks: truncable(name, model.get_submodule(name))
     for name, r in ranks.items():
@@ -633,7 +644,7 @@ def factorize(
         return {} if new is layer else {"weight": effective_weight(new)}
     def place(name, layer, made):
         if not made: return layer
-        made = {k: t.to(effective_weight(layer)) for k, t in made.items()}
+        made = {k: t.to(anchor(layer)) for k, t in made.items()}
         if "weight" in made: new = linear_from(made["weight"], layer.bias, getattr(layer, "kind", type(layer)))
         else: new = FactoredLinear(made["A"], made["B"], layer.bias)
         return new.requires_grad_(any(p.requires_grad for p in layer.parameters()))

@@ -23,7 +23,7 @@ from .adapters.train import adapt, plain_backward
 from .base import SettingError, digest
 from .grid import grids_of, on_grids, quantize, rounding
 from .linear import select
-from .objectives import as_batch, wide
+from .objectives import as_batch, text_digest, wide
 from .sparsity import check_share, sparsify
 
 # %% ../nbs/32_sqft.ipynb #1ede0b3d
@@ -44,7 +44,8 @@ class EffectiveProduct(torch.autograd.Function):
     def forward(ctx, x, A, B, W, bias, base, s):
         ctx.save_for_backward(x, A, B)
         ctx.base, ctx.s = base, s
-        return F.linear(x, updated(base, [masked(A, B, s, base.mask)]).to(x.dtype), bias)
+        W = updated(base, [masked(A, B, s, base.mask)]).to(x.dtype)
+        return F.linear(x, W, bias).detach()  # no view, so that a model may add to it in place
 
     @staticmethod
     def backward(ctx, dy):
@@ -203,7 +204,7 @@ def run_pipeline(
     if steps < 1 or not todo or not calibration: raise SettingError(
         f"steps={steps}, {len(todo)} batches to train on and {len(calibration)} to calibrate on; expected one or more")
     about = {"pipeline": name, "budget": list(how), "config": asdict(config)}
-    if folder: about["model"] = digest(*model.parameters())
+    if folder: about |= {"model": digest(*model.parameters()), "text": text_digest([*calibration, *map(as_batch, todo)])}
     way.base(model, calibration, how)
     look("base")
     torch.manual_seed(seed)

@@ -17,10 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import pathlm
 from pathlm.base import (
-    PathlmError,
+    INDEX,
+    CheckpointError,
     SettingError,
     Tensors,
+    file_hash,
+    find_part,
     join_parts,
     move_in,
     output_folder,
@@ -42,6 +46,7 @@ from pathlm.checkpoints import (
     own_tensors,
     part_of,
     skeleton,
+    versions,
     weight_shape,
 )
 from .linear import blocks, replace, walk
@@ -90,13 +95,12 @@ class States:
 
 # %% ../nbs/55_streaming.ipynb #45b02082
 def ranks() -> tuple[int, int]:  # This process's number, and how many there are
-    "Join the processes that torchrun started, by nccl where there are GPUs and gloo elsewhere."
+    "Join the processes that torchrun started, by gloo."
     import torch.distributed as dist
     if not dist.is_available(): return 0, 1
     if not dist.is_initialized():
         if "TORCHELASTIC_RUN_ID" not in os.environ and "WORLD_SIZE" not in os.environ: return 0, 1
-        if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
+        dist.init_process_group("gloo", timeout=timedelta(hours=12))
     return dist.get_rank(), dist.get_world_size()
 
 # %% ../nbs/55_streaming.ipynb #b8baccd0
@@ -111,9 +115,9 @@ def agreed(
     box = [None]
     if rank == 0:
         try: box = [f()]
-        except PathlmError as e: box = [e]
+        except Exception as e: box = [e]
     dist.broadcast_object_list(box)
-    if isinstance(box[0], PathlmError): raise box[0]
+    if isinstance(box[0], Exception): raise box[0]
     return box[0]
 
 # %% ../nbs/55_streaming.ipynb #be8ad496
@@ -130,7 +134,7 @@ def added(
     for names, shape in sorted({k: s for own in seen for k, s in own.items()}.items()):
         G = sums.get(names, torch.zeros(shape, dtype=torch.float64)).to(device)
         dist.all_reduce(G)
-        sums[names] = G
+        sums[names] = G.cpu()
     return sums
 
 # %% ../nbs/55_streaming.ipynb #8ff7a26d
@@ -171,13 +175,14 @@ class Streamed(Whole):
     def settle(self, about: dict) -> None:
         "Open the folder of the run, and see what is there."
         if self.there is not None: raise SettingError("a streamed model is changed once, and this is the second change")
-        self.settings = {"source": source_of(self.path, self.about), "recipe": self.recipe} | about
+        self.settings = {"source": source_of(self.path, self.about), "recipe": self.recipe, "versions":
+                         {"pathlm": pathlm.__version__} | versions(), "threads": torch.get_num_threads()} | about
         self.there = agreed(self.found)
 
     def found(self) -> list[int]:
         "List the parts that earlier runs wrote."
         settled_run(self.folder, self.settings)
-        return [k for k in range(len(self.stack) + 1) if read_part(self.folder, k) is not None]
+        return [k for k in range(len(self.stack) + 1) if find_part(self.folder, k)]
 
     def done(self, i: int | None) -> bool: return (0 if i is None else i + 1) in self.there
 
@@ -249,6 +254,9 @@ class Streamed(Whole):
         "Write the parts that are still to be written, as they are."
         if self.there is None: raise SettingError("nothing was done to the streamed model, expected one change")
         self.together, self.there = False, agreed(self.found)
+        if lost := {self.number(f"{n}.weight") for n in self.settings["layers"]} - set(self.there):
+            raise CheckpointError(f"{self.folder} lacks the parts {sorted(lost)} that were just written; "
+                                  "do all processes share it?")
         for i in self.mine(i for i in [None, *range(len(self.stack))] if not self.done(i)):
             with self.part(i): pass
 
@@ -256,11 +264,11 @@ class Streamed(Whole):
 def source_of(
     path: str | Path,  # A model folder
     about: dict,       # As `skeleton` gives it
-) -> dict:             # Hashes of the files where they are known, else their sizes and times
+) -> dict:             # Hashes of the config, the index and, where they are known, the weights; else sizes and times
     "Describe a folder well enough to notice that it has changed, without reading all of it."
-    if about["files"]: return about["files"]
-    stats = {f.name: f.stat() for pattern in ("*.safetensors", "config.json") for f in sorted(Path(path).glob(pattern))}
-    return {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
+    told = {name: file_hash(f) for name in ("config.json", INDEX) if (f := Path(path)/name).is_file()}
+    stats = {} if about["files"] else {f.name: f.stat() for f in sorted(Path(path).glob("*.safetensors"))}
+    return told | about["files"] | {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
 
 # %% ../nbs/55_streaming.ipynb #998d099e
 def trim() -> None:
@@ -307,8 +315,8 @@ def finish(
     order = [name for name, _ in walk(model) if name in layers]
     finish_folder(draft, model, dtype, {n: layers[n] for n in order}, steps, tokenizer, join_parts(folder, draft))
     move_in(draft, out)
-    shutil.rmtree(done := folder.with_name(f"{folder.name}.done"), ignore_errors=True)
-    shutil.rmtree(folder.rename(done), ignore_errors=True)
+    for file in [*folder.glob("part-*.json"), *folder.glob("*-*.*")]: file.unlink(missing_ok=True)  # Notes first
+    shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/55_streaming.ipynb #49eb0da5
 @torch.no_grad()

@@ -122,6 +122,49 @@ def test_one_orientation_3():
     W = effective_weight(layer)
     print(tuple(layer.weight.shape), "is stored,", tuple(W.shape), "is the effective weight")
 
+    # %% ../nbs/00_linear.ipynb #a5d0252a
+    class Doubled(nn.Linear):
+        def effective_weight(self): return 2*self.weight
+
+    class Unread(nn.Module):
+        out_features, in_features = 3, 5
+        def effective_weight(self): raise AssertionError("a shape was asked for, and the weight was computed")
+
+    layer = Doubled(5, 3)
+    assert torch.equal(stored_weight(layer), 2*layer.weight) and weight_shape(Unread()) == weight_shape(layer) == (3, 5)
+    layer.kind = Conv1D
+    assert torch.equal(stored_weight(layer), 2*layer.weight.T) and weight_shape(Conv1D(3, 5)) == (3, 5)
+
+
+def test_one_orientation_4():
+    # %% ../nbs/00_linear.ipynb #73731b39
+    def tiny(name):
+        "A random model of three blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=3, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "GPT-NeoX": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common)),
+            "Phi-3": lambda: tf.Phi3ForCausalLM(tf.Phi3Config(**common, num_key_value_heads=2)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+        }[name]().eval()
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+
+    # %% ../nbs/00_linear.ipynb #12115a99
+    layer = tiny("GPT-2").transformer.h[0].mlp.c_fc
+    W = effective_weight(layer)
+    print(tuple(layer.weight.shape), "is stored,", tuple(W.shape), "is the effective weight")
+
     # %% ../nbs/00_linear.ipynb #6cd59124
     assert not is_linear(nn.Conv1d(4, 4, 1)) and not is_linear(nn.Embedding(4, 4)) and is_linear(Conv1D(4, 4))
     print(refusal(SettingError, effective_weight, nn.Embedding(4, 4)))
@@ -842,7 +885,9 @@ def test_merging_4():
     print(refusal(MergeError, merge, net))
     assert net[0] is first and not hasattr(net, "unmerged")
     y = net(x)
-    assert torch.equal(densify(net)(x), y) and type(net[0]) is nn.Linear and torch.equal(unmerge(net)(x), y)
+    assert torch.equal(densify(net)(x), y) and type(net[0]) is nn.Linear
+    assert "call unmerge or bake" in refusal(SettingError, check_unmerged, net) and torch.equal(unmerge(net)(x), y)
+    check_unmerged(net)
 
 
 def test_merging_5():
@@ -1023,6 +1068,9 @@ def test_merging_7():
     ours = torch.autograd.grad(Decoded.apply(x, bias, Upper(W)).square().sum(), (x, bias))
     dense = torch.autograd.grad(F.linear(x, Upper(W).effective_weight(), bias).square().sum(), (x, bias))
     for a, b in zip(ours, dense, strict=True): torch.testing.assert_close(a, b)
+    y = Decoded.apply(x, bias, Upper(W))
+    y += 1  # a RuntimeError, were it a view
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), bias)[0], torch.full((3,), 10.))
 
 
 def test_merging_8():

@@ -327,6 +327,8 @@ def test_gram_matrices_in_one_pass_6():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -393,6 +395,8 @@ def test_gram_matrices_in_one_pass_7():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -456,6 +460,8 @@ def test_gram_matrices_in_one_pass_8():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -513,6 +519,8 @@ def test_gram_matrices_in_one_pass_9():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -573,6 +581,8 @@ def test_block_after_block():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -586,16 +596,21 @@ def test_block_after_block():
         print(f"{name:32} {tuple(G[name].shape)}  one tensor for {', '.join(same)}")
 
     # %% ../nbs/01_objectives.ipynb #ca7966a2
-    for kind in "Llama", "GPT-2", "BERT", "NeoX", "OPT":
+    for kind in "Llama", "GPT-2", "BERT", "NeoX", "OPT", "T5":
         model = tiny(kind).eval()
+        batch = {"input_ids": batches[0], "attention_mask": torch.ones_like(batches[0])}
+        if kind == "T5": batch["decoder_input_ids"] = batches[1]
         name, stack = blocks(model)
+        before = [getattr(m.config, "use_cache", None) for m in model.modules() if hasattr(m, "config")]
         last = []
         def leave(module, args, y, last=last): last.append(y if isinstance(y, torch.Tensor) else y[0])
         stack[-1].register_forward_hook(leave)
         with torch.no_grad(), uncached(model):
-            x, calls = entered(model, {"input_ids": batches[0], "attention_mask": torch.ones_like(batches[0])})
+            x, calls = entered(model, batch)
+            assert not any(call.kwargs.get("past_key_values") for call in calls)
             for block, call in zip(stack, calls, strict=True): x = call.run(block, x)
-        assert len(last) == 2 and torch.equal(*last) and model.config.use_cache in (True, None, False)
+        assert len(last) == 2 and torch.equal(*last)
+        assert [getattr(m.config, "use_cache", None) for m in model.modules() if hasattr(m, "config")] == before
 
 
 def test_block_after_block_2():
@@ -637,6 +652,8 @@ def test_block_after_block_2():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -699,6 +716,8 @@ def test_block_after_block_3():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -755,6 +774,8 @@ def test_block_after_block_4():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -825,6 +846,8 @@ def test_block_after_block_5():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))
@@ -868,6 +891,12 @@ def test_block_after_block_5():
         assert "keeps a run with bits" in refusal(SettingError, run, tiny(), f"{d}/cut", bits=4)
         assert "keeps a run with model" in refusal(SettingError, run, model, f"{d}/cut")
     assert "no batch" in refusal(SettingError, calibrate, tiny(), [], halve, halved)
+    both = tiny()
+    both.config.is_encoder_decoder = True
+    padded = [{"input_ids": batches[0], "attention_mask": (torch.arange(8) > 2).expand(2, 8)}]
+    assert "got attention_mask with zeros" in refusal(SettingError, gram, both, padded)
+    assert "got attention_mask with zeros" in refusal(SettingError, calibrate, both, padded, halve, halved)
+    assert len(gram(tiny(), padded)) == len(gram(both, [{"input_ids": batches[0], "attention_mask": None}])) == 14
     print(refusal(SettingError, calibrate, tiny(), batches[0], halve, halved))
     print(refusal(SettingError, calibrate, tiny(), {"input_ids": batches[0]}, halve, halved))
 
@@ -911,6 +940,8 @@ def test_block_after_block_6():
         if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4))
         common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
         if kind == "BERT": return tf.BertForMaskedLM(tf.BertConfig(**common))
+        if kind == "T5":
+            return tf.T5ForConditionalGeneration(tf.T5Config(**ids, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
         if kind == "NeoX": return tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**common))
         if kind == "OPT": return tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32))
         return tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2))

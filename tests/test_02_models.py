@@ -7,6 +7,7 @@ import torch
 import pathlm
 from pathlm.base import CheckpointError
 from pathlm.base import read_tensors
+from pathlm.base import write_json
 from pathlm.base import write_tensors
 import math
 import tempfile
@@ -143,6 +144,23 @@ def test_any_model_of_hugging_face_s_takes_its_place_2():
         try: pretrained(d)
         except CheckpointError as e: assert "model.layers.3.mlp.up_proj.weight" in str(e)
         else: raise AssertionError("a model with a missing tensor was loaded")
+
+
+def test_any_model_of_hugging_face_s_takes_its_place_3():
+    # %% ../nbs/02_models.ipynb #f3588c46
+    torch.manual_seed(0)
+    small = dict(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=8)
+    with tempfile.TemporaryDirectory() as d:
+        new_model(**small, attention_bias=True).save_pretrained(d)
+        write_json(f"{d}/config.json", read_json(f"{d}/config.json") | {"attention_bias": False})
+        try: pretrained(d)
+        except CheckpointError as e: assert d in str(e) and "4 tensors" in str(e) and "self_attn.k_proj.bias" in str(e)
+        else: raise AssertionError("a model was loaded without its biases")
+        torch.save(new_model(**small).state_dict(), f"{d}/pytorch_model.bin")
+        Path(d, "model.safetensors").unlink()
+        try: pretrained(d)
+        except CheckpointError as e: assert d in str(e)
+        else: raise AssertionError("a pickle was read")
 
 
 def test_against_an_n_gram_model():

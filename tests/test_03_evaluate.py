@@ -818,6 +818,46 @@ def test_the_loss_is_a_ratio_and_so_is_its_error_6():
     # %% ../nbs/03_evaluate.ipynb #2436d0aa
     rng = np.random.default_rng(0)
 
+    # %% ../nbs/03_evaluate.ipynb #acca2b13
+    same = dict(vocab_size=264, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    for ids in torch.full((1, 8), 61), torch.zeros(1, 8, dtype=torch.long), torch.full((1, 1), 61):  # "========", say
+        check_causal(tiny(GPT2LMHeadModel), ids)
+        try: check_causal(BertForMaskedLM(BertConfig(**same)), ids)
+        except SettingError as e: assert "depends on later ones" in str(e)
+        else: raise AssertionError("BERT passed for a causal model")
+
+
+def test_the_loss_is_a_ratio_and_so_is_its_error_7():
+    # %% ../nbs/03_evaluate.ipynb #c0f5bf5b
+    def byte_tokenizer(*merges, bos="<s>"):
+        vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        for a, b in merges: vocab[a + b] = len(vocab)
+        t = Tokenizer(models.BPE(vocab, list(merges)))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return PreTrainedTokenizerFast(tokenizer_object=t, bos_token=bos)
+
+    # %% ../nbs/03_evaluate.ipynb #149d5408
+    class Counting(torch.nn.Module):
+        def __init__(self, letters, alpha=0.5):
+            super().__init__()
+            ids = byte_tokenizer(bos=None)(letters)["input_ids"]
+            self.register_buffer("alpha", torch.zeros(256).index_fill(0, torch.tensor(ids), alpha))
+
+        def forward(self, input_ids, **kwargs):
+            seen = F.one_hot(input_ids, 257)[..., :256].cumsum(1)  # (B, T, 256); the token 256 opens a text
+            return SimpleNamespace(logits=torch.log(seen + self.alpha))
+
+    # %% ../nbs/03_evaluate.ipynb #217817e3
+    def tiny(cls, **kwargs):
+        torch.manual_seed(0)
+        if cls is GPT2LMHeadModel: return cls(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, vocab_size=264,
+                                                                    bos_token_id=256, eos_token_id=256))
+        return cls(LlamaConfig(vocab_size=264, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                               num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32, **kwargs))
+
+    # %% ../nbs/03_evaluate.ipynb #2436d0aa
+    rng = np.random.default_rng(0)
+
     # %% ../nbs/03_evaluate.ipynb #a1560a1c
     row = evaluate(Counting("abc"), byte_tokenizer(), ["abcab", "cab"], window=8)
     {k: round(v, 3) for k, v in row.items()}

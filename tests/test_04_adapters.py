@@ -73,6 +73,9 @@ def test_adapters_one_set_of_verbs():
     torch.testing.assert_close(layer(x), F.linear(x, layer.effective_weight(), layer.bias))
     torch.testing.assert_close(layer.effective_weight(), layer.base.weight + layer.parts["a"].D)
     assert [n for n, _ in layer.named_parameters()] == ["base.weight", "base.bias"]
+    assert torch.equal(layer.weight, layer.effective_weight()) and (layer.out_features, layer.in_features) == (3, 5)
+    layer.mixed = 2, {}
+    print(refusal(SettingError, getattr, layer, "weight"))
 
 
 def test_adapters_one_set_of_verbs_2():
@@ -683,6 +686,81 @@ def test_several_adapters_2():
         for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
         return model
 
+    # %% ../nbs/04_adapters.ipynb #5a5b1c2d
+    model = tiny("GPT-2")
+    attach(model, Full(), "a")
+    shaken(model)
+    for layer in adapted(model).values(): assert layer.weight.shape == layer.base.weight.shape
+
+
+def test_several_adapters_3():
+    # %% ../nbs/04_adapters.ipynb #83404782
+    def tiny(name="Llama", **settings):
+        "A random model of two blocks, a few thousand weights, with the layers of its family."
+        ids = dict(vocab_size=96, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+        common = ids | dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+        torch.manual_seed(0)
+        return {
+            "Llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**common, num_key_value_heads=2, **settings)),
+            "Qwen": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**common, num_key_value_heads=2, head_dim=8)),
+            "GPT-2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**ids, n_embd=32, n_inner=48, n_layer=2, n_head=4)),
+            "OPT": lambda: tf.OPTForCausalLM(tf.OPTConfig(**common, ffn_dim=48, word_embed_proj_dim=32)),
+            "BERT": lambda: tf.BertForMaskedLM(tf.BertConfig(**common)),
+            "RoBERTa": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**common)),
+            "ViT": lambda: tf.ViTForImageClassification(tf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=8,
+                num_hidden_layers=2, num_attention_heads=4, patch_size=4)),
+        }[name]().eval()
+
+    def logits(model, batch=2):
+        "What a model says about a fixed input."
+        seen = torch.linspace(-1, 1, batch*192).view(batch, 3, 8, 8) if hasattr(model.config, "patch_size") else \
+            torch.arange(12*batch).view(batch, 12)
+        with torch.no_grad(): return model(seen).logits
+
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    # %% ../nbs/04_adapters.ipynb #65463478
+    class FullPart(Part):
+        def __init__(self, out_, in_):
+            super().__init__()
+            self.D = nn.Parameter(torch.zeros(out_, in_))
+
+        def delta(self): return self.D
+
+    def small():
+        "A layer of three outputs that carries one part."
+        layer = AdaptedLinear(nn.Linear(5, 3))
+        layer.parts["a"], layer.active = FullPart(3, 5), ("a",)
+        nn.init.normal_(layer.parts["a"].D)
+        return layer
+
+    # %% ../nbs/04_adapters.ipynb #af353070
+    class Whole(nn.Linear):
+        def rebuilt(self, W):
+            lost = int((W != W.round()).sum())
+            if lost: raise MergeError(f"{lost} of {W.numel()} weights are not whole", lost)
+            return linear_from(W, self.bias)
+
+    class Rounding(nn.Linear):
+        def project(self, W): return W + (W.round() - W).detach()
+        def effective_weight(self): return self.project(self.weight)
+        def forward(self, x): return F.linear(x, self.effective_weight(), self.bias)
+
+    # %% ../nbs/04_adapters.ipynb #45fda038
+    @dataclass(kw_only=True)
+    class Full(Config, method="full"):
+        def build(self, layers):
+            return Adapter(self, {name: FullPart(*effective_weight(layer).shape) for name, layer in layers.items()})
+
+    def shaken(model, std=.05):
+        "Give the parameters of all adapters random values."
+        for p in model.pathlm_adapters.parameters(): nn.init.normal_(p, std=std)
+        return model
+
     # %% ../nbs/04_adapters.ipynb #657feac4
     model = tiny("OPT")
     attach(model, Full(), "a")
@@ -693,7 +771,7 @@ def test_several_adapters_2():
     torch.testing.assert_close(together[::3], logits(tiny("OPT"), 4)[::3], rtol=1e-5, atol=1e-6)
 
 
-def test_several_adapters_3():
+def test_several_adapters_4():
     # %% ../nbs/04_adapters.ipynb #83404782
     def tiny(name="Llama", **settings):
         "A random model of two blocks, a few thousand weights, with the layers of its family."

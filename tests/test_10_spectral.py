@@ -10,21 +10,26 @@ from pathlm.base import digest
 from pathlm.evaluate import Batch
 from pathlm.evaluate import batch_nll
 from pathlm.linear import effective_weight
+from pathlm.linear import replace
 from pathlm.linear import select
 from pathlm.objectives import whiten
 import tempfile
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from transformers.pytorch_utils import Conv1D
+from pathlm.adapters.core import attach
+from pathlm.adapters.lora import LoRA
 from pathlm.evaluate import batches
 from pathlm.evaluate import evaluate
+from pathlm.linear import densify
+from pathlm.linear import merge
 from pathlm.models import corpus
 from pathlm.models import new_model
 from pathlm.models import pretrained
 from pathlm.objectives import gram
 from pathlm.objectives import output_error
 from pathlm.objectives import weight_error
-from transformers.pytorch_utils import Conv1D
 from transformers import GPT2Config
 from transformers import GPT2LMHeadModel
 from transformers import GPTNeoXConfig
@@ -123,11 +128,27 @@ def test_factors_where_they_pay_3():
     # %% ../nbs/10_spectral.ipynb #6e4dfa03
     layer = FactoredLinear(torch.randn(9, 2), torch.randn(2, 8), torch.randn(9))
     A1, B1, x = torch.randn(1, 8), torch.randn(9, 1), torch.randn(3, 8)
-    for more in [(A1, B1)], [(A1, B1)]*2, [(A1, B1)]*3:
-        new = layer.extended(more)
-        assert isinstance(new, FactoredLinear) == (2 + len(more) < 5) and pays(4, 9, 8) and not pays(5, 9, 8)
-        torch.testing.assert_close(new(x), layer(x) + len(more)*F.linear(F.linear(x, A1), B1))
+    for more in [(A1, B1)], [(A1, B1)]*2:
+        torch.testing.assert_close(layer.extended(more)(x), layer(x) + len(more)*F.linear(F.linear(x, A1), B1))
+    assert layer.extended([(A1, B1)]*3) is None and pays(4, 9, 8) and not pays(5, 9, 8)
     assert layer.merged() is layer
+
+
+def test_factors_where_they_pay_4():
+    # %% ../nbs/10_spectral.ipynb #18a7f20d
+    model = nn.Sequential(FactoredLinear(torch.randn(9, 2), torch.randn(2, 8), None).bfloat16())
+    part = attach(model, LoRA(r=3)).parts[0]
+    for p in part.parameters(): nn.init.normal_(p)
+    W = effective_weight(model[0]).detach()
+    assert W.dtype == torch.bfloat16 and not torch.equal(W, (torch.cat([model[0].base.A, part.factors()[1].bfloat16()], 1) @
+                                                             torch.cat([model[0].base.B, part.factors()[0].bfloat16()])))
+    assert type(merge(model)[0]) is nn.Linear and torch.equal(model[0].weight, W)
+
+
+def test_factors_where_they_pay_5():
+    # %% ../nbs/10_spectral.ipynb #169b60f6
+    layer = replace(nn.Sequential(Conv1D(9, 8)), "0", FactoredLinear(torch.randn(9, 2), torch.randn(2, 8), None))
+    assert layer.weight.shape == (8, 9) and effective_weight(layer).shape == (9, 8)
 
 
 def test_pruning_a_model():
@@ -161,6 +182,17 @@ def test_pruning_a_model_3():
     try: decompose(small)
     except ValueError as e: assert "model.layers.1.mlp.up_proj.weight holds 1 NaN" in str(e)
     else: raise AssertionError("NaN went through")
+
+
+def test_pruning_a_model_4():
+    # %% ../nbs/10_spectral.ipynb #d698fd7d
+    small = new_model(num_hidden_layers=2, vocab_size=64, hidden_size=32, intermediate_size=48, head_dim=8,
+                      num_attention_heads=4)
+    prune(small, decompose(small), rank=8)
+    state = densify(small).state_dict()
+    try: prune(small, decompose(small), rank=4)
+    except SettingError as e: assert "call unmerge or bake" in str(e) and small.state_dict().keys() == state.keys()
+    else: raise AssertionError("the merged model was cut")
 
 
 def test_everything_that_ran_before_returns_what_it_returned():

@@ -1119,6 +1119,78 @@ def test_a_layer_with_a_mask_3():
         else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
         return gone
 
+    # %% ../nbs/30_sparsity.ipynb #4f15ee3e
+    W = problem(6, 14, 1)[0].float()
+    layer, other = (SparseLinear(V, row_mask(magnitude(V), .5)) for V in (W[:, :13], W))
+    before = {name: t.clone() for name, t in other.state_dict().items()}
+    try: other.load_state_dict(layer.state_dict())
+    except RuntimeError as e: assert "mask has shape (6, 13), expected (6, 14)" in str(e)
+    else: raise AssertionError("loaded a narrower layer")
+    assert all(torch.equal(t, before[name]) for name, t in other.state_dict().items())
+    empty = SparseLinear(W, row_mask(magnitude(W), .25)).to("meta")
+    assert all(t.is_meta for t in empty.state_dict().values())
+    empty.load_state_dict(other.state_dict(), assign=True)
+    assert torch.equal(empty.mask, other.mask) and torch.equal(empty(W), other(W))
+
+
+def test_a_layer_with_a_mask_4():
+    # %% ../nbs/30_sparsity.ipynb #b8385494
+    def refusal(error, f, *args, **kwargs):
+        "The message of the error that a call must raise."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} accepted {args} {kwargs}")
+
+    def problem(out, in_, tokens, seed=0, dtype=torch.float64):
+        "A random weight and correlated inputs, the columns of X."
+        g = torch.Generator().manual_seed(seed)
+        W, mix, X = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((out, in_), (in_, in_), (in_, tokens)))
+        return W.to(dtype), ((mix/3 + torch.eye(in_)) @ X).to(dtype)
+
+    def tiny_models():
+        "Small random models of four architectures, one of them with weights stored as (in, out)."
+        torch.manual_seed(0)
+        sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=64)
+        models = [LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=48, num_key_value_heads=2)),
+                  GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64)),
+                  OPTForCausalLM(OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32)),
+                  GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, intermediate_size=48))]
+        for model in models:
+            for p in model.parameters(): p.data.normal_(0, .2)
+        return [model.eval() for model in models]
+
+    def token_ids(seed=0, rows=3): return torch.randint(0, 64, (rows, 12), generator=torch.Generator().manual_seed(seed))
+
+    texts = [token_ids(0), token_ids(1, 1), {"input_ids": token_ids(2), "attention_mask": torch.ones(3, 12).long().tril(8)}]
+    law = settings(deadline=None, max_examples=25, derandomize=True)
+
+    # %% ../nbs/30_sparsity.ipynb #45ba69d5
+    @cache
+    def embedded():
+        "The embedded model's weights, text from the validation split as batches, and the inputs' Gram matrices on it."
+        model, tokenizer = pretrained()
+        own = batches([text[:1600] for text in corpus("valid").values()][:12], tokenizer, 512, 512)
+        own = [b.inputs for b in own]
+        return {n: effective_weight(layer).detach() for n, layer in select(model).items()}, own, gram(model, own)
+
+    # %% ../nbs/30_sparsity.ipynb #f63f8dce
+    def published_norms(samples):
+        "The squared norm of each input, averaged over sequences (tokens, in), updated one sequence at a time."
+        mean = torch.zeros(samples[0].shape[1])
+        for count, x in enumerate(samples):
+            mean *= count/(count + 1)
+            mean += torch.norm(x.float().T, p=2, dim=1)**2/(count + 1)
+        return mean
+
+    def published_mask(W, mean, share=None, n=0, m=0):
+        "True where the published script sets a weight to zero."
+        metric, gone = W.abs()*mean.reshape(1, -1).sqrt(), torch.zeros_like(W, dtype=torch.bool)
+        if share is None:
+            for j in range(0, W.shape[1], m):
+                gone.scatter_(1, j + torch.topk(metric[:, j:j + m].float(), n, dim=1, largest=False)[1], True)
+        else: gone.scatter_(1, torch.sort(metric, dim=-1, stable=True)[1][:, :int(W.shape[1]*share)], True)
+        return gone
+
     # %% ../nbs/30_sparsity.ipynb #d37d8c80
     layer = SparseLinear(torch.tensor([[1., 0, 2], [3, 4, 0]]), torch.tensor([[True, False, True], [True, True, False]]))
     assert layer.rebuilt(2*layer.weight).mask is layer.mask and layer.merged() is layer

@@ -225,6 +225,9 @@ def test_a_masked_update_2():
     part.onto(base, x).square().sum().backward()
     G, = torch.autograd.grad(F.linear(x, W := base.effective_weight() + part.delta(), base.bias).square().sum(), W)
     torch.testing.assert_close(base.weight.grad, torch.where(base.mask, G, 0))
+    y = part.onto(base, x)
+    y += 1  # a RuntimeError, were it a view
+    assert torch.equal(y, part.onto(base, x) + 1)
 
 
 def test_a_masked_update_3():
@@ -1143,3 +1146,5 @@ def test_what_is_refused_2():
         assert torch.equal(trained_in(f"{d}/cut"), trained_in(f"{d}/whole"))
         print(refusal(SettingError, run_pipeline, tiny(), "LoRA on sparse", BATCHES, [windows(i) for i in range(5)], 60,
                       folder=f"{d}/whole", learning_rate=.01, **shared_ranks(tiny())).partition("with ")[2])
+        assert " text=" in refusal(SettingError, run_pipeline, tiny(), "SparsePEFT", BATCHES, [windows(i) for i in range(1, 6)],
+                                   60, folder=f"{d}/whole", learning_rate=.01, **shared_ranks(tiny()))

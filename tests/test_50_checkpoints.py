@@ -3,6 +3,7 @@ import re
 import tempfile
 from pathlib import Path
 import torch
+from torch import nn
 import pathlm
 from pathlm.base import CheckpointError
 from pathlm.base import SettingError
@@ -39,11 +40,14 @@ from pathlm.widths import extract_widths
 from pathlm.widths import set_widths
 from pathlm.widths import width_choices
 from pathlm.widths import width_space
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM
 from transformers import BertConfig
 from transformers import BertForSequenceClassification
 from transformers import GPT2Config
 from transformers import GPT2LMHeadModel
+from transformers import PreTrainedTokenizerFast
 from transformers import ViTConfig
 from transformers import ViTForImageClassification
 from transformers import logging
@@ -228,6 +232,51 @@ def test_the_recipe_2():
     assert [line["what"] for line in about["steps"]] == ["sparsify", "quantize"] and tokenizer is None
 
 
+def test_the_recipe_3():
+    # %% ../nbs/50_checkpoints.ipynb #870428fa
+    logging.disable_progress_bar()
+    SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    TINY = {
+        "Llama": lambda: new_model(vocab_size=64, head_dim=8, **SMALL),
+        "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+        "BERT": lambda: BertForSequenceClassification(BertConfig(vocab_size=64, **SMALL)),
+        "ViT": lambda: ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **SMALL)),
+    }
+
+    def tiny(kind="Llama", dtype=torch.float32, seed=0):
+        torch.manual_seed(seed)
+        model = TINY[kind]().eval()
+        for p in model.parameters(): p.data = p.data.to(dtype)
+        return model
+
+    def after(change, model, *args, **settings):
+        change(model, *args, **settings)
+        return model
+
+    def half(model): return after(sparsify, model, method="magnitude", sparsity=.5)
+    def factored(model): return after(prune, model, decompose(model), rate=.75)
+    def packed(model): return after(quantize, model, method="rtn", group=16)
+
+    def logits(model):
+        ids, pixels = torch.arange(12)[None], torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
+        x = pixels.to(model.dtype) if model.main_input_name == "pixel_values" else ids
+        with torch.no_grad(): return model(x).logits
+
+    # %% ../nbs/50_checkpoints.ipynb #51c3f6be
+    def same(model, other):
+        A, B = model.state_dict(), other.state_dict()
+        assert A.keys() == B.keys() and forms_of(model) == forms_of(other)
+        for name, t in A.items(): assert t.dtype == B[name].dtype and torch.equal(t, B[name]), name
+        assert torch.equal(logits(model), logits(other)) and type(model) is type(other)
+
+    # %% ../nbs/50_checkpoints.ipynb #5f10a941
+    model = tiny()
+    with tempfile.TemporaryDirectory() as d:
+        save(half(model), None, d, step("sparsify"))
+        save(packed(model), None, d, step("quantize"))
+        assert read_json(f"{d}/pathlm.json")["steps"] == model.pathlm_steps == [step("sparsify"), step("quantize")]
+
+
 def test_loading():
     # %% ../nbs/50_checkpoints.ipynb #870428fa
     logging.disable_progress_bar()
@@ -323,7 +372,7 @@ def test_what_comes_back():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -331,12 +380,14 @@ def test_what_comes_back():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
     # %% ../nbs/50_checkpoints.ipynb #5abb6fba
     for form in CHANGES: check_round_trip("Llama", form, torch.float32)
     for form in list(CHANGES)[:6]: check_round_trip("GPT-2", form, torch.bfloat16)
+    for form in "dense", "SparseLinear": check_round_trip("Llama", form, torch.bfloat16)
 
 
 def test_what_comes_back_2():
@@ -393,7 +444,7 @@ def test_what_comes_back_2():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -401,6 +452,7 @@ def test_what_comes_back_2():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
@@ -463,7 +515,7 @@ def test_what_comes_back_3():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -471,6 +523,7 @@ def test_what_comes_back_3():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
@@ -550,7 +603,7 @@ def test_what_comes_back_4():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -558,6 +611,7 @@ def test_what_comes_back_4():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
@@ -648,7 +702,7 @@ def test_what_comes_back_5():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -656,6 +710,7 @@ def test_what_comes_back_5():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
@@ -677,19 +732,32 @@ def test_what_comes_back_5():
                     assert torch.equal(t, cast(cast(model.state_dict()[name], a), b)), name
             for name in stored: assert torch.equal(stored[name], cast(model.state_dict()[name], a))
 
-    # %% ../nbs/50_checkpoints.ipynb #bcd39af0
-    model = packed(half(tiny()))
+    # %% ../nbs/50_checkpoints.ipynb #00cfb4ec
+    def refuses(model, folder, word):
+        for write in save, lambda model, _, folder: model.save_pretrained(folder):
+            try: write(model, None, folder)
+            except SettingError as e: assert word in str(e)
+            else: raise AssertionError("saved")
+            if not hasattr(model, "hf_quantizer"): return
+
     with tempfile.TemporaryDirectory() as d:
-        save(model, None, d, limit=0)
-        print(*sorted(p.name for p in Path(d).glob("model*")), sep="\n")
-        same(load(d)[0], model)
-        same(AutoModelForCausalLM.from_pretrained(d), model)
-        empty, about = skeleton(d)
-        assert all(p.is_meta for p in empty.parameters()) and not any(b.is_meta for b in empty.buffers())
-        for i in 0, 1:
-            block = fill(empty.model.layers[i], Tensors(d), about["layers"], d, f"model.layers.{i}.")
-            assert all(torch.equal(t, model.model.layers[i].state_dict()[n]) for n, t in block.state_dict().items())
-        assert empty.model.norm.weight.is_meta
+        model = tiny()
+        save(model, None, d)
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + .1)
+        refuses(model, d, "tie_word_embeddings")
+        same(load(d)[0], tiny())
+        model.config.tie_word_embeddings = False
+        model.all_tied_weights_keys.pop("lm_head.weight")
+        for change in (lambda model: model), half, lambda model: quantize(model, method="rtn", group=16, target="lm_head"):
+            change(model)
+            same(load(save(model, None, d))[0], model)
+            same(AutoModelForCausalLM.from_pretrained(d), model)
+        assert forms_of(model)["lm_head"] == "GridLinear"
+        before, up = model, model.model.layers[0].mlp
+        up.up_proj = nn.Sequential(up.up_proj)
+        refuses(model, d, "such as model.layers.0.mlp.up_proj")
+        assert load(d)[0].pathlm_steps == []
+        refuses(nn.ModuleDict({"inner": tiny()}), d, "made of a config")
 
 
 def test_what_comes_back_6():
@@ -746,7 +814,7 @@ def test_what_comes_back_6():
     def check_round_trip(kind, form, dtype):
         model = after(CHANGES[form], tiny(kind, dtype))
         with tempfile.TemporaryDirectory() as d:
-            same(load(save(model, None, f"{d}/one"), dtype)[0], model)
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
             again = type(model).from_pretrained(f"{d}/one")
             same(again, model)
             whole, about = skeleton(f"{d}/one")
@@ -754,6 +822,106 @@ def test_what_comes_back_6():
             save(again, None, f"{d}/two")
             for file in "model.safetensors", "config.json":
                 assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
+            assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
+        assert form == "dense" or form.split(",")[0] in forms_of(model).values()
+
+    # %% ../nbs/50_checkpoints.ipynb #f84eabec
+    TYPES = torch.float32, torch.bfloat16, torch.float16
+
+    def casted(model, dtype): return {name: cast(t, dtype) for name, t in model.state_dict().items()}
+
+    @settings(deadline=None, max_examples=8, derandomize=True)
+    @given(st.sampled_from(list(CHANGES)), st.sampled_from(TYPES), st.sampled_from(TYPES), st.integers(0, 99))
+    def check_types(form, a, b, seed):
+        model = after(CHANGES[form], tiny(seed=seed))
+        with tempfile.TemporaryDirectory() as d:
+            save(model, None, d, dtype=a)
+            stored = Tensors(d, read_about(d)["files"])
+            for other in load(d, b)[0], AutoModelForCausalLM.from_pretrained(d, dtype=b):
+                assert other.dtype == b and stored_dtype(d) == a
+                for name, t in other.state_dict().items():
+                    assert torch.equal(t, cast(cast(model.state_dict()[name], a), b)), name
+            for name in stored: assert torch.equal(stored[name], cast(model.state_dict()[name], a))
+
+    # %% ../nbs/50_checkpoints.ipynb #bcd39af0
+    model = packed(half(tiny()))
+    with tempfile.TemporaryDirectory() as d:
+        save(model, None, d, limit=0)
+        print(*sorted(p.name for p in Path(d).glob("model*")), sep="\n")
+        same(load(d)[0], model)
+        same(AutoModelForCausalLM.from_pretrained(d), model)
+        empty, about = skeleton(d)
+        assert all(p.is_meta for p in empty.parameters()) and not any(b.is_meta for b in empty.buffers())
+        for i in 0, 1:
+            block = fill(empty.model.layers[i], Tensors(d), about["layers"], d, f"model.layers.{i}.")
+            assert all(torch.equal(t, model.model.layers[i].state_dict()[n]) for n, t in block.state_dict().items())
+        assert empty.model.norm.weight.is_meta
+
+
+def test_what_comes_back_7():
+    # %% ../nbs/50_checkpoints.ipynb #870428fa
+    logging.disable_progress_bar()
+    SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    TINY = {
+        "Llama": lambda: new_model(vocab_size=64, head_dim=8, **SMALL),
+        "GPT-2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
+        "BERT": lambda: BertForSequenceClassification(BertConfig(vocab_size=64, **SMALL)),
+        "ViT": lambda: ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **SMALL)),
+    }
+
+    def tiny(kind="Llama", dtype=torch.float32, seed=0):
+        torch.manual_seed(seed)
+        model = TINY[kind]().eval()
+        for p in model.parameters(): p.data = p.data.to(dtype)
+        return model
+
+    def after(change, model, *args, **settings):
+        change(model, *args, **settings)
+        return model
+
+    def half(model): return after(sparsify, model, method="magnitude", sparsity=.5)
+    def factored(model): return after(prune, model, decompose(model), rate=.75)
+    def packed(model): return after(quantize, model, method="rtn", group=16)
+
+    def logits(model):
+        ids, pixels = torch.arange(12)[None], torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
+        x = pixels.to(model.dtype) if model.main_input_name == "pixel_values" else ids
+        with torch.no_grad(): return model(x).logits
+
+    # %% ../nbs/50_checkpoints.ipynb #51c3f6be
+    def same(model, other):
+        A, B = model.state_dict(), other.state_dict()
+        assert A.keys() == B.keys() and forms_of(model) == forms_of(other)
+        for name, t in A.items(): assert t.dtype == B[name].dtype and torch.equal(t, B[name]), name
+        assert torch.equal(logits(model), logits(other)) and type(model) is type(other)
+
+    # %% ../nbs/50_checkpoints.ipynb #3c7ee462
+    CHANGES = {
+        "dense": lambda model: model,
+        "FactoredLinear": factored,
+        "SparseLinear": half,
+        "GridLinear": lambda model: packed(half(model)),
+        "GridLinear, asymmetric": lambda model: quantize(model, method="rtn", group=8, bits=3, symmetric=False),
+        "RoundingLinear": lambda model: rounding(half(model), group=16),
+        "ShiftAddLinear": lambda model: shift_add(model, block=(1, 16)),
+        "ShiftAddLinear, sums by column": lambda model: shift_add(model, None, 2, "sum", (None, 1)),
+        "RotatedLinear:ShiftAddLinear": lambda model: shift_add(model, None, 4, "power", (3, 16), True, rotate=5),
+        "RotatedLinear:GridLinear": lambda model: quantize(model, method="rtn", group=16, rotate=5),
+    }
+
+    def check_round_trip(kind, form, dtype):
+        model = after(CHANGES[form], tiny(kind, dtype))
+        with tempfile.TemporaryDirectory() as d:
+            same(load(save(model, None, f"{d}/one", step(form)), dtype)[0], model)
+            again = type(model).from_pretrained(f"{d}/one")
+            same(again, model)
+            whole, about = skeleton(f"{d}/one")
+            same(fill(whole, Tensors(f"{d}/one", about["files"]), about["layers"], d), model)
+            save(again, None, f"{d}/two")
+            for file in "model.safetensors", "config.json":
+                assert Path(f"{d}/one/{file}").read_bytes() == Path(f"{d}/two/{file}").read_bytes()
+            assert form == "dense" or read_about(f"{d}/two")["steps"] == read_about(f"{d}/one")["steps"] == [step(form)]
             assert {p.name for p in Path(d).iterdir()} == {"one", "two"}
         assert form == "dense" or form.split(",")[0] in forms_of(model).values()
 
@@ -1315,16 +1483,20 @@ move_in(Path("draft"), Path("folder"))
 
     # %% ../nbs/50_checkpoints.ipynb #bc502d7b
     old, new, k, alive = factored(tiny(seed=1)), packed(tiny(seed=2)), 0, True
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"old": 0})))
     while alive:
         with tempfile.TemporaryDirectory() as d:
-            save(old, None, f"{d}/folder", limit=0)
+            save(old, words, f"{d}/folder", limit=0)
             save(new, None, f"{d}/draft")
             alive = killed(d, k)
             if 0 < k and alive:
                 try: load(f"{d}/folder")
                 except CheckpointError as e: assert "no config.json" in str(e)
                 else: raise AssertionError(f"loaded after {k} steps")
-            else: same(load(f"{d}/folder")[0], new if k else old)
+            else:
+                loaded, tokenizer = load(f"{d}/folder")
+                same(loaded, new if k else old)
+                assert tokenizer is None if k else tokenizer.get_vocab() == {"old": 0}
             k += 1
     assert k > 8
 

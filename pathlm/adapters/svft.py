@@ -222,7 +222,7 @@ class FusedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, m, What, bias, U, Vh, at):
         ctx.save_for_backward(x, What, U, Vh, at)
-        return F.linear(x, What, bias)
+        return F.linear(x, What, bias).detach()  # no view, so that a model may add to it in place, as Falcon does
 
     @staticmethod
     @once_differentiable
@@ -267,9 +267,7 @@ class Beside(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         Q = rows @ B.T if o is None else torch.addmm(-o, rows, B.T)
         ctx.save_for_backward(Q, c, B, at)
-        y = x.new_empty(x.shape)  # no view, so that a model may add to it in place, as Falcon does
-        torch.addmm(rows, times(Q, c, at), B, out=y.view_as(rows))
-        return y
+        return torch.addmm(rows, times(Q, c, at), B).view(x.shape).detach()  # no view, as above
 
     @staticmethod
     @once_differentiable

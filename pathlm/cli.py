@@ -271,7 +271,8 @@ def settled_objective(args) -> str:
     own = {"rtn": "weight", "gptq": "output"}.get(args.method)
     if own and args.objective not in (None, own):
         raise SettingError(f"--method {args.method} has the {own} objective, and --objective is {args.objective}")
-    if own and args.average is not None: raise SettingError(f"--average is for shift-add, and --method is {args.method}")
+    if own and args.average is not None:
+        raise SettingError(f"--average is for shift-add, and --method is {args.method}")
     if not own and args.asymmetric: raise SettingError("--asymmetric is for rtn and gptq, and --method is shift-add")
     if args.average is not None and args.bits is not None:
         raise SettingError(f"--average {args.average} and --bits {args.bits} were given, expected one of them")

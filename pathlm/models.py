@@ -401,8 +401,7 @@ def pretrained(
     logging.set_verbosity_error()
     try:
         cls = model_class(AutoConfig.from_pretrained(path))
-        model, info = cls.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True,
-                                          ignore_mismatched_sizes=True)
+        model, info = cls.from_pretrained(path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True)
         tokenizer = tokenizer_of(path)
     except PathlmError: raise
     except Exception as e: raise CheckpointError(f"cannot load a model from {path}: {one_line(e)}") from e

@@ -84,7 +84,9 @@ class FormsQuantizer(HfQuantizer):
         model.is_quantized = False  # The layers train, move and change their type as any others do
 
     def get_state_dict_and_metadata(self, model):
+        from pathlm.adapters.core import adapters
         from pathlm.checkpoints import FORMAT, forms_of, savable
+        if adapters(model): return None, {}  # A training run's own state, for a model with the same adapters
         savable(model)
         model.config.quantization_config = FormsConfig(forms_of(model), FORMAT)
         return None, {}

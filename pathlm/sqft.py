@@ -204,7 +204,9 @@ def run_pipeline(
     if steps < 1 or not todo or not calibration: raise SettingError(
         f"steps={steps}, {len(todo)} batches to train on and {len(calibration)} to calibrate on; expected one or more")
     about = {"pipeline": name, "budget": list(how), "config": asdict(config)}
-    if folder: about |= {"model": digest(*model.parameters()), "text": text_digest([*calibration, *map(as_batch, todo)])}
+    if folder:
+        texts = text_digest([*calibration, *map(as_batch, todo)])
+        about |= {"model": digest(*model.parameters()), "text": texts}
     way.base(model, calibration, how)
     look("base")
     torch.manual_seed(seed)

@@ -1146,5 +1146,6 @@ def test_what_is_refused_2():
         assert torch.equal(trained_in(f"{d}/cut"), trained_in(f"{d}/whole"))
         print(refusal(SettingError, run_pipeline, tiny(), "LoRA on sparse", BATCHES, [windows(i) for i in range(5)], 60,
                       folder=f"{d}/whole", learning_rate=.01, **shared_ranks(tiny())).partition("with ")[2])
-        assert " text=" in refusal(SettingError, run_pipeline, tiny(), "SparsePEFT", BATCHES, [windows(i) for i in range(1, 6)],
-                                   60, folder=f"{d}/whole", learning_rate=.01, **shared_ranks(tiny()))
+        other = [windows(i) for i in range(1, 6)]
+        assert " text=" in refusal(SettingError, run_pipeline, tiny(), "SparsePEFT", BATCHES, other, 60,
+                                   folder=f"{d}/whole", learning_rate=.01, **shared_ranks(tiny()))

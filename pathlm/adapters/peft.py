@@ -566,6 +566,7 @@ class Carrier(AdaptedLinear):
 
     base = property(lambda self: self.base_layer)
     parts = property(lambda self: getattr(self, self.adapter_layer_names[0]))
+    merged = property(lambda self: bool(self.merged_adapters))  # As PEFT has it; a method in `AdaptedLinear`
     active = property(lambda self: () if self.disable_adapters or self.merged else tuple(self.active_adapters))
 
     def enable_adapters(self, enabled):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'SCHEMA', 'CHOICE_COLUMNS', 'Step', 'seeing', 'blind', 'spelled', 'truncate_one', 'shift_add_mixed',
-           'compressions', 'trainings', 'all_paths', 'imports', 'code', 'resident', 'reset_peak', 'generation_seconds',
-           'turns', 'measured', 'few_shot_row', 'MeasureError', 'elsewhere', 'take', 'content_of', 'keys',
-           'chosen_paths', 'rows_of', 'rise', 'compared', 'without_documents', 'front', 'recommend', 'as_good',
+           'rounded', 'compressions', 'trainings', 'all_paths', 'imports', 'code', 'resident', 'reset_peak',
+           'generation_seconds', 'turns', 'measured', 'few_shot_row', 'MeasureError', 'elsewhere', 'take', 'content_of',
+           'keys', 'chosen_paths', 'rows_of', 'rise', 'compared', 'without_documents', 'front', 'recommend', 'as_good',
            'recommendations', 'choose', 'fronts', 'columns_of', 'shown', 'budget_text', 'notes_of', 'report',
            'front_figure', 'save_figure', 'choice_page']
 
@@ -150,6 +150,15 @@ def shift_add_mixed(
     budget = average + average_bits(dict.fromkeys(sizes, 2), sizes, true) - 2
     shift_add(model, seen, mixed_widths(model, seen, budget, pad=True), pad=True)
 
+# %% ../nbs/56_choosing.ipynb #348cafaf
+def rounded(
+    model,               # A model, changed in place
+    dtype: torch.dtype,  # What it will be stored in
+) -> None:
+    "Round the weights to a type, and keep computing in the one they had."
+    now = next(model.parameters()).dtype
+    model.to(dtype).to(now)
+
 # %% ../nbs/56_choosing.ipynb #3f9167c4
 def compressions(
     model,          # A model, for the widths of its layers
@@ -184,6 +193,7 @@ def trainings(
     model,            # A model, for the widths of its layers
     steps: int = 40,  # Of training
     seed: int = 0,    # Of everything random
+    dtype: torch.dtype = torch.float32,  # What is stored
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths with training, on the model as it is and on small ones."
     group, half = group_of(model), seeing(sparsify, method="wanda", sparsity=.5)
@@ -198,7 +208,7 @@ def trainings(
         "VB-LoRA": learnt(bank),
         "SVFT": learnt(vectors),
         "SVFT, banded": learnt(SVFT(pattern="banded", off_diagonal=2)),
-        "half the rank + LoRA": (seeing(factorize, rate=.5), *learnt(low)),
+        "half the rank + LoRA": (seeing(factorize, rate=.5), blind(rounded, dtype=dtype), *learnt(low)),
         "half zeros + LoRA": (half, *learnt(low)),
         "half zeros + SparsePEFT": (half, *learnt(masked), blind(bake)),
         "half zeros + SparsePEFT, INT4": (half, *learnt(masked), blind(bake), int4),
@@ -218,9 +228,10 @@ def all_paths(
     model,            # A model, for the widths of its layers
     steps: int = 40,  # Of training
     seed: int = 0,    # Of everything random
+    dtype: torch.dtype = torch.float32,  # What is stored
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths: what each is called, and the calls that it takes."
-    return compressions(model, seed) | trainings(model, steps, seed)
+    return compressions(model, seed) | trainings(model, steps, seed, dtype)
 
 # %% ../nbs/56_choosing.ipynb #edc68929
 def imports(
@@ -552,7 +563,7 @@ def choose(
     base, tokenizer = here.load()
     if tokenizer is None: raise SettingError(f"{model} comes without a tokenizer; a text needs one")
     check_texts(here, base, tokenizer)
-    paths = chosen_paths(all_paths(base, 4 if quick else 40, seed), only)
+    paths = chosen_paths(all_paths(base, 4 if quick else 40, seed, here.dtype()), only)
     names, about = keys(here, base, tokenizer, paths, asked), name_of(here, base)
     del base
     rows = compared(rows_of(here, paths, names, output_folder((cache_folder() or out)/"paths"), asked, desc))

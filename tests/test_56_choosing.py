@@ -89,8 +89,8 @@ def test_a_small_model_from_end_to_end():
         return dict(model=f"{folder}/model", text=f"{folder}/text.jsonl", quick=True, desc=None)
 
 
-    def chosen(folder, measure=measured, **how):
-        once = lambda models, prompt, tokens: turns(models, prompt, 4, rounds=1)
+    def chosen(folder, measure=measured, real=turns, **how):
+        once = lambda models, prompt, tokens: real(models, prompt, 4, rounds=1)
         with patch.dict(rows_of.__globals__, elsewhere=lambda **job: json.loads(json.dumps(measure(**job))), turns=once):
             with patch.dict("os.environ", PATHLM_CACHE="off"): return choose(folder, **how)
 
@@ -137,8 +137,8 @@ def test_a_small_model_from_end_to_end_2():
         return dict(model=f"{folder}/model", text=f"{folder}/text.jsonl", quick=True, desc=None)
 
 
-    def chosen(folder, measure=measured, **how):
-        once = lambda models, prompt, tokens: turns(models, prompt, 4, rounds=1)
+    def chosen(folder, measure=measured, real=turns, **how):
+        once = lambda models, prompt, tokens: real(models, prompt, 4, rounds=1)
         with patch.dict(rows_of.__globals__, elsewhere=lambda **job: json.loads(json.dumps(measure(**job))), turns=once):
             with patch.dict("os.environ", PATHLM_CACHE="off"): return choose(folder, **how)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMS', 'FORMAT', 'form_of', 'conv1d', 'described_by_config', 'reshaped', 'forms_of', 'own_tensors', 'cast',
            'part_of', 'step', 'described', 'versions', 'savable', 'finish_folder', 'save', 'read_about',
-           'checked_forms', 'fits_shape', 'layer_from', 'load', 'on_meta', 'stored_dtype', 'skeleton', 'below', 'fits',
-           'fill']
+           'checked_forms', 'fits_shape', 'layer_from', 'load', 'on_meta', 'stored_dtype', 'without_weights',
+           'skeleton', 'below', 'fits', 'fill']
 
 # %% ../nbs/50_checkpoints.ipynb #5e9bc50a
 import platform
@@ -28,7 +28,6 @@ from pathlm.base import (
     SettingError,
     Tensors,
     UnknownModuleError,
-    digest,
     join_parts,
     model_folder,
     read_json,
@@ -38,7 +37,7 @@ from pathlm.base import (
 from .grid import OnGrid, grid_linear_from, rounding_linear_from
 from .linear import anchor, blocks, linear_from, replace, walk, weight_shape
 from .models import EMBEDDED, looks_local, model_class, one_line, pretrained
-from .objectives import as_batch, padding
+from .objectives import as_batch, padding, text_digest
 from .rotation import RotatedLinear, rotated_linear_from
 from .shiftadd.layer import shiftadd_linear_from
 from .sparsity import sparse_linear_from
@@ -81,18 +80,20 @@ def described_by_config(
 
 # %% ../nbs/50_checkpoints.ipynb #5bdb9165
 def reshaped(
-    model: nn.Module,   # A model of transformers
-) -> set[str]:          # Layer names
+    model: nn.Module,                # A model of transformers
+    described: nn.Module | None = None, # Of `described_by_config`, if it was made already
+) -> set[str]:                       # Layer names
     "Find the linear layers whose shapes are not those of the config."
-    like = dict(walk(described_by_config(model)))
+    like = dict(walk(described or described_by_config(model)))
     return {n for n, m in walk(model) if n in like and weight_shape(m) != weight_shape(like[n])}
 
 # %% ../nbs/50_checkpoints.ipynb #0ccce427
 def forms_of(
-    model: nn.Module,   # A model of transformers
-) -> dict[str, str]:    # Layer name to the name of its form, dense layers left out
+    model: nn.Module,                # A model of transformers
+    described: nn.Module | None = None, # Of `described_by_config`, if it was made already
+) -> dict[str, str]:                 # Layer name to the name of its form, dense layers left out
     "List the layers that hold something other than a dense weight of the config's shape."
-    other = reshaped(model)
+    other = reshaped(model, described)
     return {n: form for n, m in walk(model) if (form := form_of(m)) in FORMS
             and (form not in ("Linear", "Conv1D") or n in other)}
 
@@ -146,10 +147,9 @@ def described(
 ) -> dict:    # The hash of the text, how many batches, and how many tokens without padding
     "Describe calibration data."
     todo = [as_batch(b) for b in batches]
-    text = [t for b in todo for t in ([b] if isinstance(b, Tensor) else b.values()) if isinstance(t, Tensor)]
     tokens = sum(int(m.sum()) if (m := padding(b)) is not None else t.numel() for b in todo
                  if (t := b if isinstance(b, Tensor) else b.get("input_ids")) is not None)
-    return {"text": digest(*text), "batches": len(todo), "tokens": tokens}
+    return {"text": text_digest(todo), "batches": len(todo), "tokens": tokens}
 
 # %% ../nbs/50_checkpoints.ipynb #3e946449
 def versions() -> dict[str, str]:
@@ -157,7 +157,9 @@ def versions() -> dict[str, str]:
     return {p: version(p) for p in ("torch", "transformers", "safetensors")} | {"python": platform.python_version()}
 
 # %% ../nbs/50_checkpoints.ipynb #d445ebc3
-def savable(model: nn.Module) -> None:
+def savable(
+    model: nn.Module,  # A model of transformers
+) -> dict[str, str]:   # `forms_of` it
     "Raise `SettingError` if a model carries what belongs into a file of its own."
     if (there := adapters(model)) and not hasattr(model, "unmerged"): raise SettingError(
         f"the model carries the adapters {', '.join(there)}: save_adapter keeps them, merge or bake folds them in")
@@ -168,9 +170,12 @@ def savable(model: nn.Module) -> None:
     if cut := [a for a, b in tied.items() if have.get(a) is not have.get(b)]: raise SettingError(
         f"{cut[0]} is no longer {tied[cut[0]]}, to which the config ties it: set tie_word_embeddings to False and "
         "take it out of the model's all_tied_weights_keys")
-    formed, like = tuple(f"{name}." for name in forms_of(model)), described_by_config(model)
+    like = described_by_config(model)
+    layers = forms_of(model, like)
+    formed = tuple(f"{name}." for name in layers)
     if odd := sorted(n for n in own_tensors(model).keys() ^ own_tensors(like).keys() if not n.startswith(formed)):
         raise SettingError(f"the model differs from what its config describes in {len(odd)} tensors, such as {odd[0]}")
+    return layers
 
 # %% ../nbs/50_checkpoints.ipynb #3833af96
 def finish_folder(
@@ -204,8 +209,7 @@ def save(
     limit: int = 2**30,                # Bytes from which on every block has a file of its own
 ) -> Path:                             # The folder
     "Save a model, compressed or not, as a folder that `load` and transformers read."
-    savable(model)
-    layers, part, parts = forms_of(model), part_of(model), {}
+    layers, part, parts = savable(model), part_of(model), {}
     steps = getattr(model, "pathlm_steps", []) + ([recipe] if recipe else [])
     for name, t in own_tensors(model).items(): parts.setdefault(part(name), {})[name] = t
     with model_folder(folder) as draft:
@@ -330,6 +334,16 @@ def stored_dtype(
     return torch.float32
 
 # %% ../nbs/50_checkpoints.ipynb #3be17478
+def without_weights(
+    config,              # A config of transformers
+    dtype: torch.dtype,  # Type of the weights
+) -> nn.Module:          # Of the class that the config names, on the meta device
+    "Make a model of an architecture without its weights."
+    cls = model_class(config)
+    make = cls._from_config if hasattr(cls, "_from_config") else cls.from_config
+    with on_meta(): return make(config, dtype=dtype)
+
+# %% ../nbs/50_checkpoints.ipynb #94bc30b8
 def skeleton(
     path: str | Path,                  # A model folder
     dtype: torch.dtype | None = None,  # Type of the weights; None for that in which they are stored
@@ -340,9 +354,7 @@ def skeleton(
     try:
         config = AutoConfig.from_pretrained(path)
         vars(config).pop("quantization_config", None)
-        cls = model_class(config)
-        make = cls._from_config if hasattr(cls, "_from_config") else cls.from_config
-        with on_meta(): model = make(config, dtype=dtype or stored_dtype(path))
+        model = without_weights(config, dtype or stored_dtype(path))
     except Exception as e: raise CheckpointError(f"cannot make the model of {path}: {one_line(e)}") from e
     with torch.no_grad():
         for m in model.modules():

@@ -78,10 +78,11 @@ from pathlm.paths import (
     load_whole,
     machine,
     name_of,
+    planes_budget,
     save_whole,
     with_error,
 )
-from .shiftadd.allocation import average_bits, layer_sizes, mixed_widths, true_widths
+from .shiftadd.allocation import mixed_widths
 from .shiftadd.energy import energy
 from .shiftadd.layer import shift_add
 from .sparsity import sparsify
@@ -146,9 +147,7 @@ def shift_add_mixed(
     average: float = 2.2, # Signs a weight
 ) -> None:
     "Shift-add every matrix with as many planes as are best spent there."
-    sizes, true = layer_sizes(model), true_widths(model, (2,), pad=True)
-    budget = average + average_bits(dict.fromkeys(sizes, 2), sizes, true) - 2
-    shift_add(model, seen, mixed_widths(model, seen, budget, pad=True), pad=True)
+    shift_add(model, seen, mixed_widths(model, seen, planes_budget(model, average), pad=True), pad=True)
 
 # %% ../nbs/56_choosing.ipynb #348cafaf
 def rounded(
@@ -309,7 +308,7 @@ def measured(
     folder: str,                # What a path left
     dense: str | None,          # The model that it began with
     documents: list[str],       # To measure on
-    task: dict | None = None,   # What `few_shot_scorer` takes
+    task: dict | None = None,   # What `few_shot_row` takes beside the model
 ) -> dict:                      # A row
     "Load what a path left and measure it."
     base, tokenizer = pathlm.load(dense)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PATHS', 'COLUMNS', 'ADAPTER_COLUMNS', 'PIPELINE_COLUMNS', 'SHIFT_COLUMNS', 'CONTEXT_COLUMNS', 'STYLE', 'Ground',
            'divide', 'part', 'ground', 'dense', 'svd_weight', 'grams_of', 'svd_output', 'svd_race', 'adapter',
-           'bank_of', 'group_of', 'pipeline', 'shift_adds', 'save_whole', 'load_whole', 'stored_again', 'measure',
-           'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
+           'bank_of', 'group_of', 'pipeline', 'planes_budget', 'shift_adds', 'save_whole', 'load_whole', 'stored_again',
+           'measure', 'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
            'clipped_name', 'tables', 'table', 'aligned', 'quality_figure', 'figures', 'html_table', 'html_page', 'page']
 
 # %% ../nbs/51_paths.ipynb #322f31e4
@@ -213,12 +213,19 @@ def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
 PATHS |= {f"{name}, 50 % zeros": partial(pipeline, name=name) for name in PIPELINES}
 
 # %% ../nbs/51_paths.ipynb #c9878eed
+def planes_budget(
+    model,           # A model
+    average: float,  # Planes a weight
+) -> float:          # Bits a weight, scales included
+    "Say how many true bits so many planes are on average, with the scales that go with two."
+    sizes, true = layer_sizes(model), true_widths(model, (2,), pad=True)
+    return average + average_bits(dict.fromkeys(sizes, 2), sizes, true) - 2
+
+# %% ../nbs/51_paths.ipynb #a900c8c6
 def shift_adds(ground: Ground, model, tokenizer, planes: int | None = None, average: float = 2.2) -> dict:
     "Shift-add every matrix, with as many planes each, or `average` planes where they are spent best."
     todo = [b.inputs for b in ground.batches(tokenizer, model, 4 if ground.quick else None)]
-    sizes, true = layer_sizes(model), true_widths(model, (2,), pad=True)
-    budget = average + average_bits(dict.fromkeys(sizes, 2), sizes, true) - 2
-    widths = planes or mixed_widths(model, todo, budget, pad=True, desc="allocate")
+    widths = planes or mixed_widths(model, todo, planes_budget(model, average), pad=True, desc="allocate")
     shift_add(model, todo, widths, pad=True, desc="shift-add")
     coded = [layer for layer in linears(model).values() if isinstance(layer, ShiftAddLinear)]
     counts = Counter(layer.code_bits for layer in coded)

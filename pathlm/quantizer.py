@@ -85,10 +85,9 @@ class FormsQuantizer(HfQuantizer):
 
     def get_state_dict_and_metadata(self, model):
         from pathlm.adapters.core import adapters
-        from pathlm.checkpoints import FORMAT, forms_of, savable
+        from pathlm.checkpoints import FORMAT, savable
         if adapters(model): return None, {}  # A training run's own state, for a model with the same adapters
-        savable(model)
-        model.config.quantization_config = FormsConfig(forms_of(model), FORMAT)
+        model.config.quantization_config = FormsConfig(savable(model), FORMAT)
         return None, {}
 
     def _dequantize(self, model, dtype=None):

@@ -42,15 +42,15 @@ from pathlm.checkpoints import (
     finish_folder,
     form_of,
     layer_from,
-    on_meta,
     own_tensors,
     part_of,
     skeleton,
     versions,
     weight_shape,
+    without_weights,
 )
 from .linear import blocks, replace, walk
-from .models import model_class, tokenizer_of
+from .models import tokenizer_of
 from .objectives import Whole, instead, settled_run
 
 # %% ../nbs/55_streaming.ipynb #d4080dfe
@@ -327,8 +327,7 @@ def draw_model(
     dtype: torch.dtype = torch.bfloat16, # Their type
 ) -> Path:                               # `folder`
     "Write a random checkpoint of an architecture, one block in memory at a time."
-    folder, cls = Path(folder), model_class(config)
-    with on_meta(): model = getattr(cls, "_from_config", getattr(cls, "from_config", None))(config, dtype=dtype)
+    folder, model = Path(folder), without_weights(config, dtype)
     number, parts, parts_folder = part_of(model), {}, output_folder(folder/PARTS)
     for name, t in own_tensors(model).items(): parts.setdefault(number(name), {})[name] = t
     for k, own in parts.items():

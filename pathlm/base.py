@@ -8,7 +8,7 @@ __all__ = ['OF_A_MODEL', 'WEIGHTS', 'INDEX', 'TYPES', 'PathlmError', 'SettingErr
            'write_json', 'write_tensors', 'umask', 'read_tensors', 'read_metadata', 'read_json', 'output_folder',
            'model_folder', 'move_in', 'weight_files', 'file_hash', 'check_hash', 'opened', 'Tensors', 'write_part',
            'find_part', 'read_part', 'header', 'joined', 'copy_bytes', 'join_parts', 'linked', 'digest', 'kept',
-           'cache_folder', 'finished', 'resumable', 'append_line']
+           'cache_folder', 'resident', 'reset_peak', 'save_figure', 'finished', 'resumable', 'append_line']
 
 # %% ../nbs/90_base.ipynb #9900eeae
 import hashlib
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -421,6 +422,34 @@ def cache_folder() -> Path | None:  # None if nothing is to be kept
     given = os.environ.get("PATHLM_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")
     return None if given == "off" else Path(given or home/"pathlm")
+
+# %% ../nbs/90_base.ipynb #61f325ae
+def resident() -> tuple[int, int]:
+    "Read the resident memory of this process and its peak, in bytes."
+    try: lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
+        return peak, peak
+    found = {key: 1024*int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
+    return found["VmRSS"], found["VmHWM"]
+
+
+def reset_peak() -> bool:  # Whether the system can do that
+    "Let the peak of the resident memory begin anew."
+    try: Path("/proc/self/clear_refs").write_text("5")
+    except OSError: return False
+    return True
+
+# %% ../nbs/90_base.ipynb #9a4825fa
+def save_figure(
+    path: str | Path,  # Of a PNG file
+    fig,               # A matplotlib figure
+) -> None:
+    "Write a figure, whole, and close it."
+    import matplotlib.pyplot as plt
+    write_file(path, lambda p: fig.savefig(p, dpi=150, format="png", bbox_inches="tight"))
+    plt.close(fig)
 
 # %% ../nbs/90_base.ipynb #ae435932
 def finished(

@@ -10,7 +10,7 @@ __all__ = ['PEER', 'SHAPES', 'LLAMA', 'DECODERS', 'GPU_SHAPES', 'STREAMED', 'CHA
            'named', 'rebuilt', 'bench_svft', 'Peak', 'bench_memory', 'bench_search', 'bench_quantize', 'Time',
            'in_turns', 'threads_set', 'random_layer', 'Way', 'our_ways', 'torch_ways', 'int8_way', 'int4_way',
            'other_ways', 'alone_ways', 'lookup_by', 'lookup_in_c', 'held', 'copies', 'read_ways', 'title',
-           'kernel_times', 'turning', 'kernel_rows', 'bench_kernels', 'decoder', 'token_times', 'most_memory', 'decode',
+           'kernel_times', 'turning', 'kernel_rows', 'bench_kernels', 'decoder', 'token_times', 'decode',
            'decode_times', 'bench_decode', 'bench_gpu', 'gpu_time', 'changed', 'memory_rounds', 'bench_streaming',
            'bench', 'bench_table']
 
@@ -33,7 +33,6 @@ from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import cycle, islice, product
-from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -47,7 +46,7 @@ from .adapters.core import attach, parameter_groups
 from .adapters.lora import LoRA, random_rule, rank_space
 from .adapters.svft import SVFT
 from .adapters.vblora import VBLoRA
-from .base import SettingError
+from .base import SettingError, reset_peak, resident
 from .checkpoints import load, save, skeleton, stored_dtype
 from .clipping import Clip, TextScorer, clips_of, matrices, raced, sweep_clips
 from .evaluate import Batch, batches
@@ -789,21 +788,12 @@ def token_times(
     return seconds[1:]
 
 
-def most_memory() -> int | None:
-    "Tell the most bytes that this process held since the last call, where Linux reports and forgets them."
-    try:
-        line, = (l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith("VmHWM"))
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, ValueError): return None
-    return 1024*int(line.split()[1])
-
-
 def decode(kind: str, fields: dict, threads: int, tokens: int) -> dict:
     "Measure one model, in a process that does nothing else."
     torch.set_num_threads(threads)
     model = decoder(kind, fields)
-    known, seconds = most_memory() is not None, token_times(model, tokens)
-    return {"wall": statistics.median(seconds), "bytes": most_memory() if known else None}
+    known, seconds = reset_peak(), token_times(model, tokens)
+    return {"wall": statistics.median(seconds), "bytes": resident()[1] if known else None}
 
 # %% ../nbs/53_bench.ipynb #6fc24863
 def decode_times(
@@ -892,14 +882,15 @@ def changed(way: str, folder: str, out: str, settings: dict, vocab: int) -> dict
     if settings["method"] == "gptq":
         draw = torch.Generator().manual_seed(0)
         change = partial(change, batches=[torch.randint(vocab, (4, 128), generator=draw) for _ in range(2)])
-    skeleton(folder), most_memory()  # Imports first, and the peak so far is forgotten
-    before, start = most_memory(), time.perf_counter()
+    skeleton(folder)  # Imports come first
+    known = reset_peak()
+    before, start = resident()[0], time.perf_counter()
     if way == "streamed": stream(folder, out, change)
     else:
         model, tokenizer = load(folder, stored_dtype(folder))
         save(change(model), tokenizer, out)
-    seconds, most = time.perf_counter() - start, most_memory()
-    return {"seconds": seconds, "bytes": None if before is None else most - before}
+    seconds, most = time.perf_counter() - start, resident()[1]
+    return {"seconds": seconds, "bytes": most - before if known else None}
 
 # %% ../nbs/53_bench.ipynb #7457f9dc
 def memory_rounds(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'SCHEMA', 'CHOICE_COLUMNS', 'Step', 'seeing', 'blind', 'spelled', 'truncate_one', 'shift_add_mixed',
-           'rounded', 'compressions', 'trainings', 'all_paths', 'imports', 'code', 'resident', 'reset_peak',
-           'generation_seconds', 'turns', 'measured', 'few_shot_row', 'MeasureError', 'elsewhere', 'take', 'content_of',
-           'keys', 'chosen_paths', 'rows_of', 'rise', 'compared', 'without_documents', 'front', 'recommend', 'as_good',
-           'recommendations', 'choose', 'fronts', 'columns_of', 'shown', 'budget_text', 'notes_of', 'report',
-           'front_figure', 'save_figure', 'choice_page']
+           'rounded', 'compressions', 'trainings', 'all_paths', 'imports', 'code', 'generation_seconds', 'turns',
+           'measured', 'few_shot_row', 'MeasureError', 'elsewhere', 'Begun', 'begun', 'take', 'content_of', 'keys',
+           'chosen_paths', 'taken', 'all_taken', 'at_once', 'rows_of', 'rise', 'compared', 'without_documents', 'front',
+           'recommend', 'as_good', 'recommendations', 'choose', 'fronts', 'columns_of', 'shown', 'budget_text',
+           'notes_of', 'report', 'front_figure', 'choice_page']
 
 # %% ../nbs/56_choosing.ipynb #610a2482
+import copy
 import gc
 import hashlib
 import html
@@ -22,7 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache, partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple
@@ -46,6 +52,9 @@ from pathlm.base import (
     output_folder,
     plain,
     read_json,
+    reset_peak,
+    resident,
+    save_figure,
     write_file,
     write_json,
 )
@@ -64,8 +73,8 @@ from pathlm.evaluate import (
     summarize,
     window_and_stride,
 )
-from .grid import quantize
-from .linear import replace
+from .grid import largest_group, quantize
+from .linear import linears, replace
 from .models import fingerprint
 from pathlm.paths import (
     Ground,
@@ -73,7 +82,6 @@ from pathlm.paths import (
     bank_of,
     check_texts,
     ground,
-    group_of,
     html_page,
     load_whole,
     machine,
@@ -164,7 +172,7 @@ def compressions(
     seed: int = 0,  # Of everything random
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths without training."
-    group, half = group_of(model), seeing(sparsify, method="wanda", sparsity=.5)
+    group, half = largest_group(linears(model).values()), seeing(sparsify, method="wanda", sparsity=.5)
     def grid(bits, **how): return seeing(quantize, bits=bits, group=group, **how)
     def signs(bits, **how): return seeing(shift_add, bits=bits, pad=True, **how)
     return {
@@ -190,12 +198,12 @@ def compressions(
 # %% ../nbs/56_choosing.ipynb #39e26e8d
 def trainings(
     model,            # A model, for the widths of its layers
-    steps: int = 40,  # Of training
+    steps: int = 30,  # Of training
     seed: int = 0,    # Of everything random
     dtype: torch.dtype = torch.float32,  # What is stored
 ) -> dict[str, tuple[Step, ...]]:
     "List the paths with training, on the model as it is and on small ones."
-    group, half = group_of(model), seeing(sparsify, method="wanda", sparsity=.5)
+    group, half = largest_group(linears(model).values()), seeing(sparsify, method="wanda", sparsity=.5)
     int4, signs = seeing(quantize, bits=4, group=group), seeing(shift_add, bits=3, pad=True)
     def learnt(config, **how): return blind(attach, config=config), seeing(adapt, steps=steps, seed=seed, **how)
     how = dict(r=8, lora_alpha=16, learning_rate=1e-3)
@@ -225,7 +233,7 @@ def trainings(
 
 def all_paths(
     model,            # A model, for the widths of its layers
-    steps: int = 40,  # Of training
+    steps: int = 30,  # Of training
     seed: int = 0,    # Of everything random
     dtype: torch.dtype = torch.float32,  # What is stored
 ) -> dict[str, tuple[Step, ...]]:
@@ -260,23 +268,6 @@ def code(
         "seen = here.batches(tokenizer, model)", f"torch.manual_seed({here.seed})", *map(str, steps),
         f"recipe = step({name!r}, seen, {here.seed}, calls={list(map(str, steps))!r})",
         f"save_whole(model, tokenizer, {out!r}, here.dtype(), recipe)"]) + "\n"
-
-# %% ../nbs/56_choosing.ipynb #2b6e156a
-def resident() -> tuple[int, int]:
-    "Read the resident memory of this process and its peak, in bytes."
-    try: lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
-        return peak, peak
-    found = {key: 1024*int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
-    return found["VmRSS"], found["VmHWM"]
-
-
-def reset_peak() -> None:
-    "Let the peak of the resident memory begin anew, where the system can do that."
-    try: Path("/proc/self/clear_refs").write_text("5")
-    except OSError: pass
 
 # %% ../nbs/56_choosing.ipynb #16e6d675
 @torch.no_grad()
@@ -314,18 +305,18 @@ def measured(
     base, tokenizer = pathlm.load(dense)
     most = context(base) or 512
     prompt = max((encode(tokenizer, d) for d in documents[:16]), key=len)[:min(32, most//2)]
-    generation_seconds(base, prompt, tokens := min(48, most - len(prompt)))  # Imports what generation needs
+    generation_seconds(base, prompt, 4)  # Imports what generation needs
     del base
     gc.collect()
     trim()
     bare, _ = resident()
     reset_peak()
     model, tokenizer = load_whole(folder)
-    generation_seconds(model, prompt, tokens)
+    generation_seconds(model, prompt, tokens := min(24, most - len(prompt)))
     memory = {"peak_bytes": resident()[1] - bare, "process_bytes": resident()[1]}
     own, base = turns([model, pathlm.load(dense)[0]], prompt, tokens)
     window, _ = window_and_stride(model)
-    nll, scored = document_nll(model, batches(documents, tokenizer, window, window))
+    nll, scored = document_nll(model, batches(documents, tokenizer, window, window, batch_size=4))
     row = summarize(nll, scored, sum(map(len, documents)))
     row |= {"perplexity_se": None if row["loss_se"] is None else perplexity(row["loss"], row["loss_se"])[1],
             "nll": nll.tolist(), "scored": scored.tolist()} | memory
@@ -343,9 +334,9 @@ def few_shot_row(
     seed: int = 0,     # Of the demonstrations
 ) -> dict:
     "Measure the accuracy on a few-shot task."
-    from pathlm.prompts import draw_splits, file_items, find_task, fitted, hub_items, prompt_scorer
+    from pathlm.prompts import draw_splits, find_task, fitted, prompt_scorer, task_items
     task, most = find_task(name), context(model)
-    pools = file_items(task, data) if data else hub_items(task)
+    pools = task_items(task, data)
     some = n if n < len(pools.get("test", pools["train"])) else None
     splits = fitted(draw_splits(pools, task.shots, test=some, seed=seed), tokenizer, most)
     found = item_summary(item_scores(model, prompt_scorer(splits.test, splits.demos, tokenizer, most)))
@@ -369,23 +360,48 @@ def elsewhere(
     said = (done.stderr.strip().splitlines() or ["no word"])[-1]
     raise MeasureError(f"{job['folder']} cannot be measured, exit code {done.returncode}: {said}")
 
+# %% ../nbs/56_choosing.ipynb #6070028a
+class Begun(NamedTuple):
+    "Where paths with the same first step part."
+    model: torch.nn.Module
+    tokenizer: object
+    seen: list             # Batches
+    weights: int           # Of the model that the path began with
+    seconds: float         # The step's
+    random: torch.Tensor   # State of the random numbers
+
+
+def begun(
+    here: Ground,             # Where paths begin
+    first: tuple[Step, ...],  # Their first step, if they have any
+) -> Begun:
+    "Take the first step."
+    model, tokenizer = here.load()
+    seen, weights = here.batches(tokenizer, model), sum(p.numel() for p in model.parameters())
+    start = time.perf_counter()
+    torch.manual_seed(here.seed)
+    for step in first: step.take(model, seen)
+    return Begun(model, tokenizer, seen, weights, time.perf_counter() - start, torch.get_rng_state())
+
 # %% ../nbs/56_choosing.ipynb #6254d8d5
 def take(
-    here: Ground,              # Where the path begins
-    name: str,                 # What it is called
-    steps: tuple[Step, ...],   # The path
-    task: dict | None = None,  # As for `measured`
-) -> dict:                     # A row
+    here: Ground,                    # Where the path begins
+    name: str,                       # What it is called
+    steps: tuple[Step, ...],         # The path
+    task: dict | None = None,        # As for `measured`
+    begin: Callable | None = None,   # Gives what `begun` does; None takes the first step afresh
+) -> dict:                           # A row
     "Take a path, save what comes of it, and measure that."
-    model, tokenizer = here.load()
-    weights, start = sum(p.numel() for p in model.parameters()), time.perf_counter()
-    torch.manual_seed(here.seed)
-    seen, calls = here.batches(tokenizer, model), list(map(str, steps))
+    calls = list(map(str, steps))
     try:
-        for step in steps: step.take(model, seen)
+        model, tokenizer, seen, weights, first, random = begin() if begin else begun(here, steps[:1])
+        start = time.perf_counter()
+        if begin: model = copy.deepcopy(model)
+        torch.set_rng_state(random)
+        for step in steps[1:]: step.take(model, seen)
     except (SettingError, NonFiniteError, MergeError, torch.linalg.LinAlgError) as e:
         return {"path": name, "calls": calls, "refused": str(e)}
-    took = time.perf_counter() - start
+    took = first + time.perf_counter() - start
     with tempfile.TemporaryDirectory() as d:
         save_whole(model, tokenizer, d, here.dtype(), recipe(name, seen, here.seed, calls=calls))
         del model
@@ -411,6 +427,7 @@ def keys(
     tokenizer,                            # Its tokenizer
     paths: dict[str, tuple[Step, ...]],   # By name
     task: dict | None = None,             # As for `measured`
+    jobs: int = 1,                        # Paths at once
 ) -> dict[str, str]:                      # By the paths' names
     "Hash what each row depends on."
     texts = [fingerprint(dict(enumerate(docs))) for docs in (here.seen, here.test)]
@@ -419,8 +436,8 @@ def keys(
     files = sorted(Path(task["data"]).rglob("*.jsonl")) if task and task["data"] else []
     sources = [f for f in sorted(Path(pathlm.__file__).parent.rglob("*")) if f.suffix in (".py", ".c")]
     words = [encode(tokenizer, d) for d in (*here.seen[:2], *here.test[:2])]
-    about = [config, weights, texts, words, here.seed, here.quick, task, [file_hash(f) for f in (*files, *sources)],
-             machine(), platform.node()]
+    about = [config, weights, texts, words, here.seed, here.quick, task, jobs,
+             [file_hash(f) for f in (*files, *sources)], machine(), platform.node()]
     def key(steps): return hashlib.sha256(
         json.dumps([*about, list(map(str, steps))], default=str).encode()).hexdigest()[:24]
     return {name: key(steps) for name, steps in paths.items()}
@@ -438,27 +455,58 @@ def chosen_paths(
             if only is None or not steps or any(part == name or part not in paths and part in name for part in only)}
 
 # %% ../nbs/56_choosing.ipynb #bb73457e
+def taken(
+    here: Ground,                                        # Where the paths begin
+    work: list[tuple[str, tuple[Step, ...], Path]],      # Names, paths that begin alike, and files that keep their rows
+    task: dict | None = None,                            # As for `measured`
+) -> Iterator[tuple[str, dict]]:                         # Names and rows
+    "Take paths that begin alike, but those whose rows are known."
+    begin = cache(partial(begun, here, work[0][1][:1])) if len(work) > 1 else None
+    for name, steps, file in work:
+        row = read_json(file) if file.is_file() else plain(take(here, name, steps, task, begin))
+        if not file.is_file() and "refused" not in row: write_json(file, row)
+        yield name, row | {"path": name}
+
+
+def all_taken(*args) -> list[tuple[str, dict]]:
+    "Do as `taken`, in another process."
+    return list(taken(*args))
+
+# %% ../nbs/56_choosing.ipynb #3ba23072
+def at_once(
+    work: list[tuple],  # Arguments of `taken`
+    jobs: int,          # Processes
+) -> Iterator[tuple[str, dict]]:  # Names and rows, as they are done
+    "Take paths in several processes."
+    share = max(1, torch.get_num_threads()//jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (share,))
+    try:
+        for done in as_completed([pool.submit(all_taken, *args) for args in work]): yield from done.result()
+    except BrokenProcessPool as e: raise MeasureError(f"a process that takes paths ended without an answer: {e}") from e
+    finally: pool.shutdown(cancel_futures=True)
+
+# %% ../nbs/56_choosing.ipynb #64e1a330
 def rows_of(
     here: Ground,                         # Where the paths begin
     paths: dict[str, tuple[Step, ...]],   # By name, the dense model first
     names: dict[str, str],                # Of `keys`
     folder: Path,                         # Keeps rows
     task: dict | None = None,             # As for `measured`
+    jobs: int = 1,                        # Paths at once
     desc: str | None = None,              # The progress bar's label; None shows no bar
-) -> list[dict]:
+) -> list[dict]:                          # In the order of the paths
     "Take the paths whose rows are not known yet."
     from tqdm.auto import tqdm
-    rows = []
-    for name, steps in (bar := tqdm(paths.items(), desc=desc, disable=desc is None)):
-        bar.set_postfix_str(name)
-        path = folder/f"{names[name]}.json"
-        row = read_json(path) if path.is_file() else plain(take(here, name, steps, task))
-        if not path.is_file() and "refused" not in row: write_json(path, row)
-        rows.append(row | {"path": name})
-    if rows[0]["loss"] is None: raise NonFiniteError("the dense model's loss on the test documents is not finite")
-    return rows
+    alike = {}
+    for name, steps in paths.items():
+        alike.setdefault(tuple(map(str, steps[:1])), []).append((name, steps, folder/f"{names[name]}.json"))
+    work = [(here, group, task) for group in alike.values()]
+    found = chain.from_iterable(taken(*args) for args in work) if jobs == 1 else at_once(work, jobs)
+    rows = dict(tqdm(found, desc, len(paths), disable=desc is None))
+    if rows["dense"]["loss"] is None: raise NonFiniteError("the dense model's loss on the test documents is not finite")
+    return [rows[name] for name in paths]
 
-
+# %% ../nbs/56_choosing.ipynb #4202063c
 def rise(
     row: dict,   # A path's
     base: dict,  # Another one's
@@ -553,22 +601,24 @@ def choose(
     only: list[str] | None = None,          # Parts of the names of paths; None is all
     seed: int = 0,                          # Of everything random
     quick: bool = False,                    # A small part of the text, few steps of training
+    jobs: int = 1,                          # Paths at once, each with its share of the threads
     desc: str | None = "paths",             # The progress bar's label; None shows no bar
 ) -> dict:                                  # What `results.json` holds
     "Take many paths through one model, measure each, and say which to take within a budget."
     here, budgets = ground(model, text, seed, quick), list(limits)
     for budget in budgets: recommend([], budget)
+    if jobs < 1: raise SettingError(f"jobs={jobs}: expected at least 1")
     out, asked = output_folder(out), task and {"name": task, "data": data and str(data), "seed": seed}
     base, tokenizer = here.load()
     if tokenizer is None: raise SettingError(f"{model} comes without a tokenizer; a text needs one")
     check_texts(here, base, tokenizer)
-    paths = chosen_paths(all_paths(base, 4 if quick else 40, seed, here.dtype()), only)
-    names, about = keys(here, base, tokenizer, paths, asked), name_of(here, base)
+    paths = chosen_paths(all_paths(base, 4 if quick else 30, seed, here.dtype()), only)
+    names, about = keys(here, base, tokenizer, paths, asked, jobs), name_of(here, base)
     del base
-    rows = compared(rows_of(here, paths, names, output_folder((cache_folder() or out)/"paths"), asked, desc))
+    rows = compared(rows_of(here, paths, names, output_folder((cache_folder() or out)/"paths"), asked, jobs, desc))
     programs = {name: code(name, steps, here, text) for name, steps in paths.items()}
     result = {"schema": 1, "model": about, "text": here.text, "seed": seed, "quick": quick, "documents": len(here.test),
-              "machine": machine(), "rows": fronts(list(map(without_documents, rows))),
+              "jobs": jobs, "machine": machine(), "rows": fronts(list(map(without_documents, rows))),
               "recommended": recommendations(rows, budgets, programs)}
     write_json(out/"results.json", result)
     save_figure(out/"front.png", front_figure(result))
@@ -596,6 +646,7 @@ SCHEMA: dict[str, dict[str, str]] = {
         "seed": "of everything random",
         "quick": "whether on a small part of the text",
         "documents": "documents measured on",
+        "jobs": "paths taken at once, each with its share of the threads",
         "machine": "processor, threads and versions",
         "rows": "a row for each path, the dense model first",
         "recommended": "a path for each budget",
@@ -728,16 +779,6 @@ def front_figure(
     return fig
 
 
-def save_figure(
-    path: Path,  # Of a PNG file
-    fig,         # A figure
-) -> None:
-    "Write a figure, whole, and close it."
-    import matplotlib.pyplot as plt
-    write_file(path, lambda p: fig.savefig(p, dpi=150, format="png", bbox_inches="tight"))
-    plt.close(fig)
-
-
 def choice_page(
     result: dict,  # Of `choose`
 ) -> str:          # Html that needs nothing but the PNG file beside it
@@ -752,7 +793,7 @@ def choice_page(
     how = ", ".join(f"{k} {v}" for k, v in result["machine"].items())
     note = ("Standard errors are over documents; the rise is paired with the dense model. Memory is what a process "
             "gains from loading and generating, in float32; joules are estimated from counts. "
-            f"{how}, seed {result['seed']}.")
+            f"{how}, paths at once {result['jobs']}, seed {result['seed']}.")
     return html_page("pathlm paths", about, [(columns_of(rows), rows)], note, notes + programs,
                      {"front.png": "The rise of the loss over the dense model against four costs; in red, what no path "
                                    "is better than in both."})

@@ -195,7 +195,8 @@ def run_paths(args) -> tuple[object, Callable]:
     others = {"uj": args.energy, "ms": args.latency, "memory_mb": args.memory}
     limits = {key: bound for key, bound in others.items() if bound is not None}
     budgets = [{"mb": mb, **limits} for mb in args.budget_mb] or ([limits] if limits else [])
-    result = choose(args.out, args.model, args.text, budgets, args.task, args.data, args.only, args.seed, args.quick)
+    result = choose(args.out, args.model, args.text, budgets, args.task, args.data, args.only, args.seed, args.quick,
+                    args.jobs)
     return result, lambda r: f"{report(r)}\n\n{Path(args.out)/'index.html'}"
 
 # %% ../nbs/52_cli.ipynb #339faaf7
@@ -221,15 +222,15 @@ def run_prune(args) -> tuple[object, Callable]:
 # %% ../nbs/52_cli.ipynb #8bbc21e0
 def run_clip(args) -> tuple[object, Callable]:
     "Choose block, module and rate for a few-shot task, and save the model with that one module pruned."
-    from pathlm.base import output_folder, write_file, write_json
+    from pathlm.base import output_folder, save_figure, write_json
     from pathlm.checkpoints import load, save, step, stored_dtype
     from pathlm.clipping import choose_clip, clip_figure, clip_table, keep
     from pathlm.evaluate import context, stored_bytes
     from pathlm.models import fingerprint
-    from pathlm.prompts import draw_splits, file_items, find_task, hub_items, prompt_scorer
+    from pathlm.prompts import draw_splits, find_task, prompt_scorer, task_items
     unread(args, "objective method target text batches", "with --task")
     task, folder = find_task(args.task), alone(args)
-    pools = file_items(task, args.data) if args.data else hub_items(task)
+    pools = task_items(task, args.data)
     shots = task.shots if args.shots is None else args.shots
     splits = draw_splits(pools, shots, args.valid, args.test, args.seed)
     out = output_folder(args.out)
@@ -242,7 +243,7 @@ def run_clip(args) -> tuple[object, Callable]:
              "race": args.race, "winner": found["winner"]}
     save(keep(model, found), tokenizer, out, step("prune", seed=args.seed, **about), stored_dtype(folder))
     write_json(out/"search.json", found)
-    if found["sweep"]: write_file(out/"search.png", lambda p: clip_figure(found).savefig(p, dpi=150, format="png"))
+    if found["sweep"]: save_figure(out/"search.png", clip_figure(found))
     return {"out": str(out), "stored_bytes": stored_bytes(out), "command": "prune", **found, **about}, lambda r: (
         f"{task.name}, {r['n']['valid']} questions to choose by, {r['n']['test']} to measure on; model in {out}\n"
         + clip_table(r))
@@ -281,12 +282,11 @@ def settled_objective(args) -> str:
 # %% ../nbs/52_cli.ipynb #b75bc0be
 def settled_group(model, args) -> int | None:
     "Settle how many weights of a row share a scale; None is all."
-    from pathlm.checkpoints import weight_shape
+    from pathlm.grid import largest_group
     from pathlm.linear import select
     if args.group is not None and args.group < 0: raise SettingError(f"--group {args.group}, expected 0 or more")
     if args.group is not None: return args.group or None
-    widths = [weight_shape(layer)[1] for layer in select(model, targets(args.target), args.layers).values()]
-    return next((g for g in (128, 64, 32) if all(n % g == 0 for n in widths)), None)
+    return largest_group(select(model, targets(args.target), args.layers).values())
 
 # %% ../nbs/52_cli.ipynb #bed3a644
 def spread(
@@ -426,7 +426,7 @@ def run_search(args) -> tuple[object, Callable]:
     from pathlm.adapters.core import attach, load_adapter, save_adapter
     from pathlm.adapters.lora import elastic_backward
     from pathlm.adapters.train import adapt
-    from pathlm.base import file_hash, output_folder, write_file, write_json
+    from pathlm.base import file_hash, output_folder, save_figure, write_json
     from pathlm.checkpoints import load, step
     from pathlm.evaluate import batches
     from pathlm.sqft import shared_ranks
@@ -455,8 +455,7 @@ def run_search(args) -> tuple[object, Callable]:
     result = {**kept(model, tokenizer, folder, args, recipe), "tried": len(found.rows), "row": found.row,
               "test": found.test}
     write_json(out/"search.json", {"rows": found.rows, "chosen": found.row, "test": found.test})
-    figure = search.front_figure({args.way: found.rows}, found.row)
-    write_file(out/"search.png", lambda p: figure.savefig(p, dpi=150, format="png"))
+    save_figure(out/"search.png", search.front_figure({args.way: found.rows}, found.row))
     return result, lambda r: (
         f"{r['tried']} configurations tried; {int(r['row']['cost']):,} adapter parameters, "
         f"loss {r['test']['loss']:.3f} on the test text, {r['test']['rise']:+.4f} ± {r['test']['rise_se']:.4f} against "
@@ -626,6 +625,7 @@ def parser_paths(commands) -> None:
     p.add_argument("--data", help="folder of the task's files (the hub, through the library datasets)")
     p.add_argument("--only", nargs="+", metavar="NAME", help="only paths whose names contain one of these")
     p.add_argument("--quick", action="store_true", help="a small part of the text, little training")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="paths at once, sharing the threads (1)")
 
 # %% ../nbs/52_cli.ipynb #9013936c
 def parser_prune(commands) -> None:

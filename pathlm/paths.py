@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PATHS', 'COLUMNS', 'ADAPTER_COLUMNS', 'PIPELINE_COLUMNS', 'SHIFT_COLUMNS', 'CONTEXT_COLUMNS', 'STYLE', 'Ground',
            'divide', 'part', 'ground', 'dense', 'svd_weight', 'grams_of', 'svd_output', 'svd_race', 'adapter',
-           'bank_of', 'group_of', 'pipeline', 'planes_budget', 'shift_adds', 'save_whole', 'load_whole', 'stored_again',
-           'measure', 'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
+           'bank_of', 'pipeline', 'planes_budget', 'shift_adds', 'save_whole', 'load_whole', 'stored_again', 'measure',
+           'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
            'clipped_name', 'tables', 'table', 'aligned', 'quality_figure', 'figures', 'html_table', 'html_page', 'page']
 
 # %% ../nbs/51_paths.ipynb #322f31e4
@@ -30,7 +30,7 @@ from .adapters.lora import LoRA
 from .adapters.svft import SVFT
 from .adapters.train import adapt
 from .adapters.vblora import VBLoRA
-from .base import SettingError, TextError, digest, output_folder, resumable, write_file, write_json
+from .base import SettingError, TextError, digest, output_folder, resumable, save_figure, write_file, write_json
 from .checkpoints import load, save, stored_dtype
 from .clipping import choose_clip
 from pathlm.evaluate import (
@@ -45,6 +45,7 @@ from pathlm.evaluate import (
     summarize,
     window_and_stride,
 )
+from .grid import largest_group
 from .incontext import labellings, network
 from .linear import blocks, effective_weight, linears, replace, select
 from .models import corpus, fingerprint
@@ -186,16 +187,10 @@ PATHS |= {
 }
 
 # %% ../nbs/51_paths.ipynb #a66b3823
-def group_of(model) -> int | None:
-    "Set the weights that share a scale to the most up to 128 that divide every row; None is a whole row."
-    widths = [effective_weight(layer).shape[1] for layer in linears(model).values()]
-    return next((g for g in (128, 64, 32) if all(n % g == 0 for n in widths)), None)
-
-# %% ../nbs/51_paths.ipynb #b009ee36
 def pipeline(ground: Ground, model, tokenizer, name: str) -> dict:
     "Take a pipeline, with the largest groups up to 128 that divide every layer."
     todo, steps, seen = ground.batches(tokenizer, model), 4 if ground.quick else 60, {}
-    group = group_of(model)
+    group = largest_group(linears(model).values())
     test = batches(ground.test, tokenizer, *window_and_stride(model))
     def look(point):
         if point != "end": seen[f"perplexity_{point}"] = math.exp(ratio(*document_nll(model, test))[0])
@@ -524,10 +519,8 @@ def figures(
     import matplotlib
     backend = matplotlib.get_backend()
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     for name, fig in ("quality", quality_figure(result)), ("sweep", sweep_figure(found)):
-        write_file(out/f"{name}.png", lambda p: fig.savefig(p, dpi=150, format="png"))  # noqa: B023
-        plt.close(fig)
+        save_figure(out/f"{name}.png", fig)
     matplotlib.use(backend)
 
 # %% ../nbs/51_paths.ipynb #2bf801b5

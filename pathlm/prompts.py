@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'CODED', 'Item', 'Task', 'as_clauses', 'tasks_of_paper', 'find_task', 'filled', 'class_of', 'item_of',
-           'read_rows', 'file_items', 'hub_items', 'Splits', 'check_splits', 'portion', 'drawn', 'draw_splits',
-           'losses_and_credit', 'check_answers', 'answer_rows', 'one_token', 'Prompts', 'answers_loglik',
+           'read_rows', 'file_items', 'hub_items', 'task_items', 'Splits', 'check_splits', 'portion', 'drawn',
+           'draw_splits', 'losses_and_credit', 'check_answers', 'answer_rows', 'one_token', 'Prompts', 'answers_loglik',
            'prompt_batch', 'PromptScorer', 'shown_before', 'prompt_scorer', 'fitting', 'fitted', 'baselines']
 
 # %% ../nbs/14_icl_prompts.ipynb #f71da7b2
@@ -224,6 +224,14 @@ def hub_items(
         raise TextError(f"{name or known} has the splits {', '.join(data)}; expected {lost[0]}")
     return {ours: [item_of(task, row, f"{theirs}, row {n}") for n, row in enumerate(data[theirs])]
             for ours, theirs in splits.items()}
+
+# %% ../nbs/14_icl_prompts.ipynb #b3ffa6ce
+def task_items(
+    task: str | Task,           # A task
+    folder: str | Path | None,  # Where its files are; None is the hub
+) -> dict[str, list[Item]]:     # Split to questions
+    "Read a task's questions from files or from the hub."
+    return file_items(task, folder) if folder else hub_items(task)
 
 # %% ../nbs/14_icl_prompts.ipynb #803f8dc4
 class Splits(NamedTuple):

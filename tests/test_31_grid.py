@@ -71,6 +71,51 @@ def test_a_grid_and_its_codes():
         except error as e: return str(e)
         raise AssertionError(f"{f.__name__} went through")
 
+    # %% ../nbs/31_grid.ipynb #ffec5088
+    for widths, group in ((256, 384), 128), ((256, 96), 32), ((64, 50), None):
+        assert largest_group([nn.Linear(n, 4) for n in widths]) == group
+
+
+def test_a_grid_and_its_codes_2():
+    # %% ../nbs/31_grid.ipynb #a4364914
+    torch.set_num_threads(1)  # Small matrices gain nothing from two
+
+    # %% ../nbs/31_grid.ipynb #023c4030
+    def gaussian(out, in_, seed=0): return torch.randn(out, in_, generator=torch.Generator().manual_seed(seed))
+
+    def correlated(in_, tokens, decades=2, seed=0):
+        "The Gram matrix of inputs whose principal variances fall by `decades` powers of ten."
+        Q = torch.linalg.qr(gaussian(in_, in_, seed + 1)).Q
+        X = (Q * torch.logspace(0, -decades/2, in_) @ gaussian(in_, tokens, seed + 2)).double()
+        return X @ X.T / tokens
+
+    def kept(codes, grid, mask):
+        "The share of masked weights whose code is the zero point."
+        return (codes == grid.zero.repeat_interleave(codes.shape[1]//grid.zero.shape[1], 1))[~mask].float().mean().item()
+
+    def tiny(kind="Llama", **options):
+        torch.manual_seed(0)
+        sizes = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        if kind == "GPT-2": return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=4)).eval()
+        return tf.LlamaForCausalLM(tf.LlamaConfig(**sizes | options, num_key_value_heads=2)).eval()
+
+    def some_ids(): return [torch.randint(0, 96, (4, 24), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+    def logits(model):
+        with torch.no_grad(): return model(some_ids()[0]).logits
+
+    def embedded(documents=12, size=1500):
+        "The embedded model, part of the validation text to calibrate on, and part of the test text to measure on."
+        model, tokenizer = pretrained()
+        valid, test = ([text[:size] for text in corpus(split).values()][:documents] for split in ("valid", "test"))
+        return model, [b.inputs for b in batches(valid, tokenizer, 256, 256)], batches(test, tokenizer, 256, 256)
+
+    def refusal(error, f, *args, **kwargs):
+        "The message with which `f` refuses."
+        try: f(*args, **kwargs)
+        except error as e: return str(e)
+        raise AssertionError(f"{f.__name__} went through")
+
     # %% ../nbs/31_grid.ipynb #b3e6a6b5
     w = torch.tensor([[-.4, -.1, 0., .2, .9]])
     for symmetric in True, False:
@@ -101,7 +146,7 @@ def test_a_grid_and_its_codes():
     laws()
 
 
-def test_a_grid_and_its_codes_2():
+def test_a_grid_and_its_codes_3():
     # %% ../nbs/31_grid.ipynb #a4364914
     torch.set_num_threads(1)  # Small matrices gain nothing from two
 
@@ -161,7 +206,7 @@ def test_a_grid_and_its_codes_2():
         scale=torch.ones(2, 1).half(), zero=torch.full((2, 1), 2, dtype=torch.uint8))), torch.zeros(2, 6))
 
 
-def test_a_grid_and_its_codes_3():
+def test_a_grid_and_its_codes_4():
     # %% ../nbs/31_grid.ipynb #a4364914
     torch.set_num_threads(1)  # Small matrices gain nothing from two
 

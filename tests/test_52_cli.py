@@ -652,6 +652,7 @@ def test_it_works_11():
             ("tour --seed -1", "seed=-1"),
             ("tour --text D/short.txt", "one document"),
             ("paths --only nothing --budget-mb 3 --text D/text.jsonl", "nothing"),
+            ("paths --jobs 0 --text D/text.jsonl", "jobs=0"),
         ]:
             (name, *rest), said = line.replace("D/", f"{d}/").split(), said.replace("D/", f"{d}/")
             refused([name, "--model", model, *rest, "--out", f"{d}/o"], said)

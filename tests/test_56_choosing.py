@@ -7,6 +7,7 @@ from pathlm.adapters.core import attach
 from pathlm.adapters.lora import LoRA
 from pathlm.adapters.svft import SVFT
 from pathlm.base import SettingError
+from pathlm.base import read_json
 from pathlm.grid import quantize
 from pathlm.paths import ground
 from unittest.mock import patch
@@ -162,5 +163,13 @@ def test_a_small_model_from_end_to_end_2():
         assert row.keys() - within.keys() == SCHEMA["with a task"].keys() and row["questions"] == 10
         assert 0 <= row["accuracy"] <= 1 and row["loss"] == within["loss"]
         torn = seeing(quantize, bits=4, group=7)
-        row = take(ground(here["model"], here["text"], 0, True), "torn", (torn,))
+        begin, folder = ground(here["model"], here["text"], 0, True), Path(d)
+        row = take(begin, "torn", (torn,))
         assert row["path"] == "torn" and "group=7" in row["refused"] and row["calls"] == [str(torn)]
+
+        paths = {"dense": (), "torn": (torn,)}
+        (Path(d)/"known.json").write_text('{"path": "was", "loss": 1}')
+        assert dict(taken(begin, [("dense", (), Path(d)/"known.json")])) == {"dense": {"path": "dense", "loss": 1}}
+        both = rows_of(begin, paths, {"dense": "a", "torn": "b"}, folder, jobs=2)
+        assert both[0]["content"] == content_of(here["model"]) and both[1] == row
+        assert read_json(folder/"a.json") == both[0] and not (folder/"b.json").exists()

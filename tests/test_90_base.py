@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+import matplotlib.pyplot as plt
 import torch
 from unittest.mock import patch
 
@@ -261,6 +262,22 @@ def test_weights_in_parts_5():
     with patch.dict(os.environ, {"PATHLM_CACHE": "", "XDG_CACHE_HOME": "/x"}): assert cache_folder() == Path("/x/pathlm")
     with patch.dict(os.environ, PATHLM_CACHE="off"): assert cache_folder() is None
     with patch.dict(os.environ, PATHLM_CACHE="/y"): assert cache_folder() == Path("/y")
+
+
+def test_memory():
+    # %% ../nbs/90_base.ipynb #0c1bfa58
+    much = torch.ones(10_000_000)
+    now, peak = resident()
+    assert peak >= now > much.nbytes
+    del much
+    if reset_peak(): assert resident()[1] < peak
+
+
+def test_figures():
+    # %% ../nbs/90_base.ipynb #443aa6e3
+    with tempfile.TemporaryDirectory() as d:
+        save_figure(f"{d}/line.png", plt.figure())
+        assert Path(d, "line.png").read_bytes().startswith(b"\x89PNG") and not plt.get_fignums()
 
 
 def test_long_loops_resume():

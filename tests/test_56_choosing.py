@@ -14,6 +14,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from pathlm import choosing
 from pathlm.checkpoints import save
 from pathlm.models import new_model
 from pathlm.models import train_tokenizer
@@ -167,9 +168,9 @@ def test_a_small_model_from_end_to_end_2():
         row = take(begin, "torn", (torn,))
         assert row["path"] == "torn" and "group=7" in row["refused"] and row["calls"] == [str(torn)]
 
-        paths = {"dense": (), "torn": (torn,)}
+        paths = {"dense": (), "torn": (choosing.seeing(quantize, bits=4, group=7),)}  # Processes find what a module has
         (Path(d)/"known.json").write_text('{"path": "was", "loss": 1}')
         assert dict(taken(begin, [("dense", (), Path(d)/"known.json")])) == {"dense": {"path": "dense", "loss": 1}}
-        both = rows_of(begin, paths, {"dense": "a", "torn": "b"}, folder, jobs=2)
+        both = choosing.rows_of(begin, paths, {"dense": "a", "torn": "b"}, folder, jobs=2)
         assert both[0]["content"] == content_of(here["model"]) and both[1] == row
         assert read_json(folder/"a.json") == both[0] and not (folder/"b.json").exists()

@@ -760,6 +760,7 @@ def front_figure(
 ):                 # A matplotlib figure
     "Draw the rise of the loss against each cost, every path a number, with the Pareto front of the two."
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
     rows = shown(result)
     fig, axes = plt.subplots(2, 2, figsize=(10, 8), sharey=True)
     for ax, (key, (unit, cost)) in zip(axes.flat, LIMITS.items(), strict=True):
@@ -771,6 +772,9 @@ def front_figure(
         for i, (a, b) in enumerate(zip(x, y, strict=True)):
             ax.annotate(str(i), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
         ax.set(xlabel=unit, xscale="log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_yscale("symlog", linthresh=.05)
     for ax in axes[:, 0]: ax.set_ylabel("rise of the loss, nats a token")
     names = "\n".join(f"{i}  {r['path']}" for i, r in enumerate(rows))

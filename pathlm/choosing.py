@@ -7,8 +7,8 @@ __all__ = ['LIMITS', 'SCHEMA', 'CHOICE_COLUMNS', 'Step', 'seeing', 'blind', 'spe
            'rounded', 'compressions', 'trainings', 'all_paths', 'imports', 'code', 'generation_seconds', 'turns',
            'measured', 'few_shot_row', 'MeasureError', 'elsewhere', 'Begun', 'begun', 'take', 'content_of', 'keys',
            'chosen_paths', 'taken', 'all_taken', 'at_once', 'rows_of', 'rise', 'compared', 'without_documents', 'front',
-           'recommend', 'as_good', 'recommendations', 'choose', 'fronts', 'columns_of', 'shown', 'budget_text',
-           'notes_of', 'report', 'front_figure', 'choice_page']
+           'megabytes', 'recommend', 'as_good', 'recommendations', 'choose', 'fronts', 'columns_of', 'shown',
+           'budget_text', 'notes_of', 'report', 'front_figure', 'choice_page']
 
 # %% ../nbs/56_choosing.ipynb #610a2482
 import copy
@@ -28,7 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple
@@ -309,11 +309,11 @@ def measured(
     del base
     gc.collect()
     trim()
-    bare, _ = resident()
-    reset_peak()
+    bare, known = resident()[0], reset_peak()
     model, tokenizer = load_whole(folder)
     generation_seconds(model, prompt, tokens := min(24, most - len(prompt)))
-    memory = {"peak_bytes": resident()[1] - bare, "process_bytes": resident()[1]}
+    most = resident()[1]
+    memory = {"peak_bytes": most - bare if known else None, "process_bytes": most}
     own, base = turns([model, pathlm.load(dense)[0]], prompt, tokens)
     window, _ = window_and_stride(model)
     nll, scored = document_nll(model, batches(documents, tokenizer, window, window, batch_size=4))
@@ -348,8 +348,9 @@ class MeasureError(PathlmError, RuntimeError):
 
 # %% ../nbs/56_choosing.ipynb #e0c5c537
 def elsewhere(
-    **job,   # Arguments of `measured`
-) -> dict:   # Its row
+    name: str,   # What to call it in an error
+    **job,       # Arguments of `measured`
+) -> dict:       # Its row
     "Measure in a process of its own."
     program = ("import json, sys; from pathlm.choosing import measured; "
                "print(json.dumps(measured(**json.load(sys.stdin))))")
@@ -358,7 +359,7 @@ def elsewhere(
                           env=os.environ | threads)
     if done.returncode == 0: return json.loads(done.stdout.splitlines()[-1])
     said = (done.stderr.strip().splitlines() or ["no word"])[-1]
-    raise MeasureError(f"{job['folder']} cannot be measured, exit code {done.returncode}: {said}")
+    raise MeasureError(f"{name!r} cannot be measured, exit code {done.returncode}: {said}")
 
 # %% ../nbs/56_choosing.ipynb #6070028a
 class Begun(NamedTuple):
@@ -405,7 +406,7 @@ def take(
     with tempfile.TemporaryDirectory() as d:
         save_whole(model, tokenizer, d, here.dtype(), recipe(name, seen, here.seed, calls=calls))
         del model
-        row = elsewhere(folder=d, dense=here.model, documents=here.test, task=task)
+        row = elsewhere(name, folder=d, dense=here.model, documents=here.test, task=task)
         size, extra = stored_bytes(d), stored_bytes(f"{d}/adapter") if Path(d, "adapter").is_dir() else 0
         content = content_of(d)
     return {"path": name, "calls": calls, "stored_bytes": size + extra, "adapter_bytes": extra,
@@ -445,7 +446,7 @@ def keys(
 
 def chosen_paths(
     paths: dict[str, tuple[Step, ...]],   # By name
-    only: list[str] | None,               # Names, or parts of names; None is all
+    only: list[str] | None,               # Names, or parts of names where none is called that; None is all
 ) -> dict[str, tuple[Step, ...]]:
     "Keep the dense model and the paths that are asked for."
     for part in only or []:
@@ -478,11 +479,16 @@ def at_once(
     jobs: int,          # Processes
 ) -> Iterator[tuple[str, dict]]:  # Names and rows, as they are done
     "Take paths in several processes."
-    share = max(1, torch.get_num_threads()//jobs)
+    share, others = max(1, torch.get_num_threads()//jobs), active_children()
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (share,))
     try:
-        for done in as_completed([pool.submit(all_taken, *args) for args in work]): yield from done.result()
-    except BrokenProcessPool as e: raise MeasureError(f"a process that takes paths ended without an answer: {e}") from e
+        longest = sorted(work, key=lambda args: -len(args[1]))
+        for done in as_completed([pool.submit(all_taken, *args) for args in longest]): yield from done.result()
+    except BaseException as e:
+        for process in active_children():
+            if process not in others: process.terminate()  # Or they would begin what waits, even after Ctrl-C
+        if not isinstance(e, BrokenProcessPool): raise
+        raise MeasureError(f"a process that takes paths ended without an answer: {e}") from e
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/56_choosing.ipynb #64e1a330
@@ -502,8 +508,11 @@ def rows_of(
         alike.setdefault(tuple(map(str, steps[:1])), []).append((name, steps, folder/f"{names[name]}.json"))
     work = [(here, group, task) for group in alike.values()]
     found = chain.from_iterable(taken(*args) for args in work) if jobs == 1 else at_once(work, jobs)
-    rows = dict(tqdm(found, desc, len(paths), disable=desc is None))
-    if rows["dense"]["loss"] is None: raise NonFiniteError("the dense model's loss on the test documents is not finite")
+    rows = {}
+    for name, row in tqdm(found, desc, len(paths), disable=desc is None):
+        rows[name] = row
+        if name == "dense" and row["loss"] is None:
+            raise NonFiniteError("the dense model's loss on the test documents is not finite")
     return [rows[name] for name in paths]
 
 # %% ../nbs/56_choosing.ipynb #4202063c
@@ -543,9 +552,16 @@ def front(
     return [not any(dominates(q, p) for q in costs) for p in costs]
 
 # %% ../nbs/56_choosing.ipynb #5ed00950
+def megabytes(
+    size: float | None,  # Bytes
+) -> float:              # Infinite where nothing is known
+    "Say how many megabytes something takes, at worst."
+    return float("inf") if size is None else size/1e6
+
+
 LIMITS: dict[str, tuple[str, Callable[[dict], float]]] = {
     "mb": ("MB stored", lambda r: r["stored_bytes"]/1e6),
-    "memory_mb": ("MB of memory at the peak", lambda r: r["peak_bytes"]/1e6),
+    "memory_mb": ("MB of memory at the peak", lambda r: megabytes(r["peak_bytes"])),
     "ms": ("ms a token", lambda r: 1e3/r["tokens_per_second"]),
     "uj": ("µJ a token", lambda r: r["joules"]*1e6),
 }  # Name of a bound to its unit and to what a row costs in it
@@ -598,16 +614,18 @@ def choose(
     limits: list[dict[str, float]] = (),    # Budgets, each some of `LIMITS`
     task: str | None = None,                # A few-shot task to measure the accuracy on, too
     data: str | Path | None = None,         # Folder of the task's files; None is the hub
-    only: list[str] | None = None,          # Parts of the names of paths; None is all
+    only: list[str] | None = None,          # Names of paths, or parts of names where none is called that; None is all
     seed: int = 0,                          # Of everything random
     quick: bool = False,                    # A small part of the text, few steps of training
     jobs: int = 1,                          # Paths at once, each with its share of the threads
     desc: str | None = "paths",             # The progress bar's label; None shows no bar
 ) -> dict:                                  # What `results.json` holds
     "Take many paths through one model, measure each, and say which to take within a budget."
+    from pathlm.prompts import task_items
     here, budgets = ground(model, text, seed, quick), list(limits)
     for budget in budgets: recommend([], budget)
     if jobs < 1: raise SettingError(f"jobs={jobs}: expected at least 1")
+    if task: task_items(task, data)
     out, asked = output_folder(out), task and {"name": task, "data": data and str(data), "seed": seed}
     base, tokenizer = here.load()
     if tokenizer is None: raise SettingError(f"{model} comes without a tokenizer; a text needs one")
@@ -666,7 +684,7 @@ SCHEMA: dict[str, dict[str, str]] = {
         "chars": "characters of the documents",
         "rise": "of the loss over the dense model, paired by document",
         "rise_se": "its standard error",
-        "peak_bytes": "rise of the resident memory from before loading to after generating, at its peak",
+        "peak_bytes": "rise of the resident memory from before loading to after generating; null but on Linux",
         "process_bytes": "resident memory of that whole process at its peak",
         "speed": "of greedy generation, one sequence, over the dense model's in turns with it",
         "dense_tokens_per_second": "the dense model's in these turns",
@@ -675,7 +693,7 @@ SCHEMA: dict[str, dict[str, str]] = {
         "seconds": "of taking the path, without measuring",
         "content": "digest of the stored files",
         "front": "the bounds (mb, memory_mb, ms, uj) on whose front with the loss it is",
-        "undominated": "whether no path is better in all of these together",
+        "undominated": "whether no path is as good in the loss and all of these, and better in one",
     },
     "with a task": {
         "task": "its name",
@@ -700,7 +718,7 @@ CHOICE_COLUMNS: dict[str, Callable[[dict], str]] = {
     "bits/weight": lambda r: f"{r['bits_per_weight']:.2f}",
     "perplexity ± s.e.": lambda r: with_error(r["perplexity"], r["perplexity_se"], ".2f"),
     "rise of loss ± s.e.": lambda r: with_error(r["rise"], r["rise_se"], "+.4f"),
-    "peak MB": lambda r: f"{r['peak_bytes']/1e6:.0f}",
+    "peak MB": lambda r: "" if r["peak_bytes"] is None else f"{r['peak_bytes']/1e6:.0f}",
     "tokens/s": lambda r: f"{r['tokens_per_second']:.0f}",
     "× dense": lambda r: f"{r['speed']:.2f}",
     "µJ/token": lambda r: f"{r['joules']*1e6:.1f}",
@@ -764,13 +782,14 @@ def front_figure(
     rows = shown(result)
     fig, axes = plt.subplots(2, 2, figsize=(10, 8), sharey=True)
     for ax, (key, (unit, cost)) in zip(axes.flat, LIMITS.items(), strict=True):
-        x, y = [cost(r) for r in rows], [r["rise"] for r in rows]
-        ax.errorbar(x, y, [r["rise_se"] or 0 for r in rows], fmt="none", ecolor="0.8", zorder=0)
-        ax.scatter(x, y, s=12, c=["tab:red" if key in r["front"] else "0.6" for r in rows])
-        line = sorted((a, b) for a, b, r in zip(x, y, rows, strict=True) if key in r["front"])
-        ax.step(*zip(*line, strict=True), where="post", color="tab:red", lw=1)
-        for i, (a, b) in enumerate(zip(x, y, strict=True)):
-            ax.annotate(str(i), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        known = {i: (cost(r), r["rise"]) for i, r in enumerate(rows) if np.isfinite(cost(r))}
+        ax.errorbar(*np.array([*known.values()]).reshape(-1, 2).T, [rows[i]["rise_se"] or 0 for i in known], fmt="none",
+                    ecolor="0.8", zorder=0)
+        for i, point in known.items():
+            ax.plot(*point, ".", c="tab:red" if key in rows[i]["front"] else "0.6")
+            ax.annotate(str(i), point, xytext=(3, 3), textcoords="offset points", fontsize=7)
+        line = sorted(point for i, point in known.items() if key in rows[i]["front"])
+        ax.step(*np.array(line).reshape(-1, 2).T, where="post", color="tab:red", lw=1)
         ax.set(xlabel=unit, xscale="log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.xaxis.set_major_formatter("{x:g}")

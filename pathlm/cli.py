@@ -192,6 +192,7 @@ def run_paths(args) -> tuple[object, Callable]:
     "Take many paths from one model, measure each, and say which to take within a budget."
     from pathlm.choosing import choose, report
     alone(args)
+    if not args.task: unread(args, "data", "without --task")
     others = {"uj": args.energy, "ms": args.latency, "memory_mb": args.memory}
     limits = {key: bound for key, bound in others.items() if bound is not None}
     budgets = [{"mb": mb, **limits} for mb in args.budget_mb] or ([limits] if limits else [])
@@ -623,9 +624,10 @@ def parser_paths(commands) -> None:
     p.add_argument("--memory", type=float, metavar="MB", help="megabytes of memory")
     p.add_argument("--task", help="measure accuracy on a few-shot task too, such as sst2")
     p.add_argument("--data", help="folder of the task's files (the hub, through the library datasets)")
-    p.add_argument("--only", nargs="+", metavar="NAME", help="only paths whose names contain one of these")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="only these paths, or those whose names contain these")
     p.add_argument("--quick", action="store_true", help="a small part of the text, little training")
-    p.add_argument("--jobs", type=int, default=1, metavar="N", help="paths at once, sharing the threads (1)")
+    p.add_argument("--jobs", type=int, default=1, metavar="N",
+                   help="paths at once, sharing the threads, each with models of its own in memory (1)")
 
 # %% ../nbs/52_cli.ipynb #9013936c
 def parser_prune(commands) -> None:
@@ -747,7 +749,7 @@ def answer(
     try: result, show = args.run(args)
     except PathlmError as e:
         print(f"pathlm: {e}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(e, RuntimeError) else 2  # A process that died is no mistake of the user's
     except KeyboardInterrupt:
         left = getattr(args, "resume", "Nothing was kept.").format(**vars(args))
         print(f"\npathlm: stopped. {left}", file=sys.stderr)

@@ -112,7 +112,7 @@ def ground(
     quick: bool = False,             # Take a `part` of the documents only
 ) -> Ground:
     "Prepare what the paths start from."
-    if seed < 0: raise SettingError(f"seed={seed} is negative")
+    if not 0 <= seed < 2**63: raise SettingError(f"seed={seed}, expected 0 or more, and less than 2**63")
     if text is None: seen, test = list(corpus("valid").values()), list(corpus("test").values())
     else: seen, test = divide(read_documents(text), seed)
     if quick: seen, test = part(seen), part(test)

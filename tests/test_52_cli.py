@@ -538,7 +538,7 @@ def test_it_works_10():
         with torch.no_grad(): return model, model(torch.arange(24).view(2, 12)).logits
 
     # %% ../nbs/52_cli.ipynb #f405382e
-    def here(**job): return json.loads(json.dumps(measured(**job)))
+    def here(name, **job): return json.loads(json.dumps(measured(**job)))
     def once(models, prompt, tokens): return turns(models, prompt, 4, rounds=1)
 
     with tempfile.TemporaryDirectory() as d:
@@ -653,6 +653,8 @@ def test_it_works_11():
             ("tour --text D/short.txt", "one document"),
             ("paths --only nothing --budget-mb 3 --text D/text.jsonl", "nothing"),
             ("paths --jobs 0 --text D/text.jsonl", "jobs=0"),
+            ("paths --task sst3 --text D/text.jsonl", "'sst3'"),
+            ("paths --data D --text D/text.jsonl", "without --task"),
         ]:
             (name, *rest), said = line.replace("D/", f"{d}/").split(), said.replace("D/", f"{d}/")
             refused([name, "--model", model, *rest, "--out", f"{d}/o"], said)

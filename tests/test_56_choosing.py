@@ -11,6 +11,7 @@ from pathlm.base import read_json
 from pathlm.grid import quantize
 from pathlm.paths import ground
 from unittest.mock import patch
+import matplotlib.pyplot as plt
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -93,7 +94,8 @@ def test_a_small_model_from_end_to_end():
 
     def chosen(folder, measure=measured, real=turns, **how):
         once = lambda models, prompt, tokens: real(models, prompt, 4, rounds=1)
-        with patch.dict(rows_of.__globals__, elsewhere=lambda **job: json.loads(json.dumps(measure(**job))), turns=once):
+        here = lambda name, **job: json.loads(json.dumps(measure(**job)))
+        with patch.dict(rows_of.__globals__, elsewhere=here, turns=once):
             with patch.dict("os.environ", PATHLM_CACHE="off"): return choose(folder, **how)
 
     # %% ../nbs/56_choosing.ipynb #cbb07013
@@ -109,6 +111,9 @@ def test_a_small_model_from_end_to_end():
         assert not refused and len(whole) == len(all_paths(new_model())) and set(first) == set(SCHEMA["results.json"])
         assert all(r.keys() == SCHEMA["a row"].keys() for r in whole)
         assert all(r.keys() == SCHEMA["a recommendation"].keys() for r in first["recommended"])
+        blind_to = first | {"rows": fronts([r | {"peak_bytes": None} for r in first["rows"]])}
+        assert report(blind_to).count("\n") == report(first).count("\n") and len(front_figure(blind_to).axes) == 4
+        plt.close()
         best, none = first["recommended"]
         assert none["path"] is None and none["code"] is None and "no path" in report(first)
         row = next(r for r in whole if r["path"] == best["path"])
@@ -141,17 +146,18 @@ def test_a_small_model_from_end_to_end_2():
 
     def chosen(folder, measure=measured, real=turns, **how):
         once = lambda models, prompt, tokens: real(models, prompt, 4, rounds=1)
-        with patch.dict(rows_of.__globals__, elsewhere=lambda **job: json.loads(json.dumps(measure(**job))), turns=once):
+        here = lambda name, **job: json.loads(json.dumps(measure(**job)))
+        with patch.dict(rows_of.__globals__, elsewhere=here, turns=once):
             with patch.dict("os.environ", PATHLM_CACHE="off"): return choose(folder, **how)
 
     # %% ../nbs/56_choosing.ipynb #95c577ba
     with tempfile.TemporaryDirectory() as d:
         here = tiny_ground(Path(d))
         job = dict(folder=here["model"], dense=here["model"], documents=["number 3 is odd, and 4 is not. "*9]*2)
-        apart, within = elsewhere(**job), measured(**job)
+        apart, within = elsewhere("a", **job), measured(**job)
         assert apart["loss"] == within["loss"] and apart["peak_bytes"] > 0 and apart.keys() == within.keys()
-        try: elsewhere(**job | {"folder": f"{d}/nothing"})
-        except MeasureError as e: assert "nothing" in str(e) and "CheckpointError" in str(e)
+        try: elsewhere("a path", **job | {"folder": f"{d}/nothing"})
+        except MeasureError as e: assert "'a path'" in str(e) and "nothing" in str(e) and "CheckpointError" in str(e)
         else: raise AssertionError("a folder that is not there was measured")
         try: choose(f"{d}/out", **here, only=["INT5"])
         except SettingError as e: assert "'INT5'" in str(e) and "INT4, GPTQ" in str(e)

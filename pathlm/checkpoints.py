@@ -81,19 +81,19 @@ def described_by_config(
 # %% ../nbs/50_checkpoints.ipynb #5bdb9165
 def reshaped(
     model: nn.Module,                # A model of transformers
-    described: nn.Module | None = None, # Of `described_by_config`, if it was made already
+    like: nn.Module | None = None,   # Of `described_by_config`, if it was made already
 ) -> set[str]:                       # Layer names
     "Find the linear layers whose shapes are not those of the config."
-    like = dict(walk(described or described_by_config(model)))
-    return {n for n, m in walk(model) if n in like and weight_shape(m) != weight_shape(like[n])}
+    plain = dict(walk(like or described_by_config(model)))
+    return {n for n, m in walk(model) if n in plain and weight_shape(m) != weight_shape(plain[n])}
 
 # %% ../nbs/50_checkpoints.ipynb #0ccce427
 def forms_of(
     model: nn.Module,                # A model of transformers
-    described: nn.Module | None = None, # Of `described_by_config`, if it was made already
+    like: nn.Module | None = None,   # Of `described_by_config`, if it was made already
 ) -> dict[str, str]:                 # Layer name to the name of its form, dense layers left out
     "List the layers that hold something other than a dense weight of the config's shape."
-    other = reshaped(model, described)
+    other = reshaped(model, like)
     return {n: form for n, m in walk(model) if (form := form_of(m)) in FORMS
             and (form not in ("Linear", "Conv1D") or n in other)}
 

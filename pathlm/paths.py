@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PATHS', 'COLUMNS', 'ADAPTER_COLUMNS', 'PIPELINE_COLUMNS', 'SHIFT_COLUMNS', 'CONTEXT_COLUMNS', 'STYLE', 'Ground',
-           'divide', 'part', 'ground', 'dense', 'svd_weight', 'grams_of', 'svd_output', 'svd_race', 'adapter',
-           'bank_of', 'pipeline', 'planes_budget', 'shift_adds', 'save_whole', 'load_whole', 'stored_again', 'measure',
-           'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context', 'with_error',
-           'clipped_name', 'tables', 'table', 'aligned', 'quality_figure', 'figures', 'html_table', 'html_page', 'page']
+           'divide', 'part', 'ground', 'dense', 'svd_weight', 'grams_of', 'svd_output', 'truncate_one', 'svd_race',
+           'adapter', 'bank_of', 'pipeline', 'planes_budget', 'shift_adds', 'save_whole', 'load_whole', 'stored_again',
+           'measure', 'rise', 'finish_rows', 'tour', 'check_texts', 'name_of', 'machine', 'swept', 'in_context',
+           'with_error', 'clipped_name', 'tables', 'table', 'aligned', 'quality_figure', 'figures', 'html_table',
+           'html_page', 'page']
 
 # %% ../nbs/51_paths.ipynb #322f31e4
 import html
@@ -145,13 +146,28 @@ def svd_output(ground: Ground, model, tokenizer, rate: float = .5, deep: bool = 
     return {"rate": rate, "layers": len(prune(model, spectra, rate=rate))}
 
 # %% ../nbs/51_paths.ipynb #8721399e
+def truncate_one(
+    model,                   # A model, changed in place
+    seen: list,              # Batches
+    rates: tuple = RATES,    # Shares of the singular values to drop
+    most: int = 6,           # Batches to race on
+    seed: int = 0,           # Of the race
+    desc: str | None = None, # The progress bar's label; None shows no bar
+):                           # What `race` gives
+    "Truncate the matrix that wins a race, if one does."
+    spectra = decompose(model, desc=desc and "decompose")
+    found = race(model, seen[:most], spectra, rates, seed=seed, desc=desc)
+    if found.winner:
+        layer, rank = found.winner
+        replace(model, layer, truncated(model.get_submodule(layer), spectra[layer], rank))
+    return found
+
+
 def svd_race(ground: Ground, model, tokenizer) -> dict:
     "Truncate the one matrix, at the one rate, that lowers the loss on the seen text most, if any does."
-    spectra, most = decompose(model, desc="decompose"), 2 if ground.quick else 6
-    rates = (.5, .9, .99) if ground.quick else RATES
-    found = race(model, ground.batches(tokenizer, model, most), spectra, rates, seed=ground.seed, desc="race")
+    rates, most = ((.5, .9, .99), 2) if ground.quick else (RATES, 6)
+    found = truncate_one(model, ground.batches(tokenizer, model), rates, most, ground.seed, "race")
     layer, rank = found.winner or (None, None)
-    if layer: replace(model, layer, truncated(model.get_submodule(layer), spectra[layer], rank))
     return {"layer": layer, "rank": rank, "change_seen": found.change, "change_seen_se": found.se}
 
 # %% ../nbs/51_paths.ipynb #144be33d
@@ -293,17 +309,24 @@ def measure(
             "scored": tokens.tolist()}
 
 # %% ../nbs/51_paths.ipynb #1d3b1062
+def rise(
+    row: dict,   # A path's
+    base: dict,  # Another one's
+) -> tuple[float, float | None]:  # Nats a token, and its standard error; None for one document
+    "Compare the losses of two paths document by document."
+    change, se = paired(np.array(row["nll"], float), np.array(base["nll"], float), np.array(row["scored"]))
+    return change, se if np.isfinite(se) else None
+
+# %% ../nbs/51_paths.ipynb #bd561b10
 def finish_rows(
     rows: list[dict],  # What `measure` gave, the dense model's first
 ) -> list[dict]:       # The same without the losses of single documents, with the rise over the dense model
     "Compare every row with the first, document by document."
-    base = np.array(rows[0]["nll"])
     def finish(row):
-        rise, se = paired(np.array(row["nll"]), base, np.array(row["scored"]))
+        change, se = rise(row, rows[0])
         row = {k: v for k, v in row.items() if k not in ("nll", "scored", "key")}
         if "adapter_bytes" in row["notes"]: row["notes"]["perplexity_before"] = rows[0]["perplexity"]
-        return row | {"rise": rise, "rise_se": se if np.isfinite(se) else None,
-                      "joules_share": row["joules"]/rows[0]["joules"]}
+        return row | {"rise": change, "rise_se": se, "joules_share": row["joules"]/rows[0]["joules"]}
     return [finish(row) for row in rows]
 
 # %% ../nbs/51_paths.ipynb #e8d1de9e

@@ -176,7 +176,7 @@ def test_a_small_model_from_end_to_end_2():
 
         paths = {"dense": (), "torn": (choosing.seeing(quantize, bits=4, group=7),)}  # Processes find what a module has
         (Path(d)/"known.json").write_text('{"path": "was", "loss": 1}')
-        assert dict(taken(begin, [("dense", (), Path(d)/"known.json")])) == {"dense": {"path": "dense", "loss": 1}}
+        assert rows_of(begin, {"dense": ()}, {"dense": "known"}, folder) == [{"path": "dense", "loss": 1}]
         both = choosing.rows_of(begin, paths, {"dense": "a", "torn": "b"}, folder, jobs=2)
         assert both[0]["content"] == content_of(here["model"]) and both[1] == row
         assert read_json(folder/"a.json") == both[0] and not (folder/"b.json").exists()
